@@ -1,0 +1,221 @@
+"""Image products: one FITS file with science pixels, mask planes and 1-sigma uncertainty.
+
+Every stage reads and writes images through this module, so that the layout is decided in one place: HDU 0 holds
+the science pixels (float32), ``MASK`` the bit planes (uint16) and ``UNCERT`` the standard deviation (float32).
+``astropy.nddata.CCDData.read`` opens such a file as it is. A frame that cannot be reduced further becomes a
+product without pixels whose header says why.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from astropy.io import fits
+
+from nightflow import __version__
+
+REJECTED = "REJECTED"
+
+
+class MaskBit(enum.IntFlag):
+    """The bit planes of the ``MASK`` extension."""
+
+    BAD = 1  # hot or dead on every frame
+    NONLINEAR = 2  # above the linearity limit
+    SATURATED = 4
+    COSMIC_RAY = 8
+    NO_DATA = 16  # science pixel is NaN
+    LOW_RESPONSE = 32  # flat field below the usable limit
+    TRAIL = 64  # satellite, aircraft or meteor
+    SOURCE = 128  # star or galaxy, only in masked/, for the sky
+    INTERPOLATED = 256  # value replaced by one from its neighbours
+
+
+#: Pixels whose value says nothing true about the sky at that place.
+UNUSABLE = MaskBit.BAD | MaskBit.COSMIC_RAY | MaskBit.NO_DATA | MaskBit.LOW_RESPONSE | MaskBit.TRAIL
+
+# Cards that describe the raw file's storage or geometry and would be false in a product.
+_STALE_CARDS = (
+    "BZERO BSCALE BLANK CHECKSUM DATASUM PEDESTAL DATASEC BIASSEC TRIMSEC CCDSEC DETSEC AMPSEC "
+    "DATAMIN DATAMAX ZHECKSUM ZDATASUM XTENSION PCOUNT GCOUNT EXTEND INHERIT"
+).split()
+_NOT_COPIED = frozenset({"SIMPLE", "BITPIX", "NAXIS", "NAXIS1", "NAXIS2", "NAXIS3", *_STALE_CARDS})
+
+
+class RejectedFrame(Exception):
+    """The data of a frame do not allow it to go on; the message says why.
+
+    Parameters
+    ----------
+    reason : str
+        One sentence for the observer.
+    header : `~astropy.io.fits.Header`, optional
+        Cards to keep in the rejected product.
+    """
+
+    def __init__(self, reason: str, header: fits.Header | None = None):
+        super().__init__(reason)
+        self.reason = reason
+        self.header = fits.Header() if header is None else header
+
+
+@dataclass
+class Image:
+    """Science pixels with mask, uncertainty and header.
+
+    Attributes
+    ----------
+    data : ndarray of float32, shape (ny, nx)
+        Science pixels; NaN where the ``NO_DATA`` bit is set.
+    mask : ndarray of uint16, shape (ny, nx)
+        `MaskBit` planes.
+    uncertainty : ndarray of float32, shape (ny, nx)
+        Standard deviation, in the unit of `data`.
+    header : `~astropy.io.fits.Header`
+        Cards of the primary HDU.
+    extensions : dict of str to ndarray or `~astropy.table.Table`
+        Further named HDUs (``COVERAGE``, ``WEIGHT``, ``INPUTS``).
+    """
+
+    data: np.ndarray
+    mask: np.ndarray
+    uncertainty: np.ndarray
+    header: fits.Header = field(default_factory=fits.Header)
+    extensions: dict = field(default_factory=dict)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.data.shape
+
+
+def clean_header(header: fits.Header) -> fits.Header:
+    """Copy of `header` without cards that describe the storage or the sections of the raw file.
+
+    Cards that break the FITS standard are mended or, where that is impossible, dropped: a product must be writable
+    whatever the camera software wrote.
+    """
+    kept = fits.Header()
+    for card in header.cards:
+        if card.keyword in _NOT_COPIED:
+            continue
+        try:
+            card.verify("silentfix+exception")
+            str(card)  # an unparsable value raises only when it is formatted
+            kept.append(card, end=True)
+        except (fits.VerifyError, ValueError):
+            continue
+    return kept
+
+
+@contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[Path]:
+    """Path of a scratch file beside `path` that takes its place when the block ends without an error.
+
+    A job killed half way thus never leaves a file that could be taken for a whole one.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield scratch
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def write_fits(path: str | os.PathLike, hdus: Iterable) -> None:
+    """Write HDUs with CHECKSUM and DATASUM, and without the time of writing, to `path` in one step."""
+    hdulist = fits.HDUList(list(hdus))
+    hdulist.update_extend()  # now, since every card counts in the checksum
+    for hdu in hdulist:
+        hdu.add_checksum(when="of this HDU")
+    with replacing(path) as scratch:
+        hdulist.writeto(scratch)
+
+
+def write_image(path: str | os.PathLike, image: Image) -> None:
+    """Write an image product.
+
+    Parameters
+    ----------
+    path : path-like
+        Output file, replaced if it exists.
+    image : `Image`
+        The pixels and cards to write. ``BUNIT`` must be in the header.
+    """
+    header = clean_header(image.header)
+    header["NFVERS"] = (__version__, "nightflow version")
+    primary = fits.PrimaryHDU(np.ascontiguousarray(image.data, dtype=np.float32), header)
+    mask = fits.ImageHDU(np.ascontiguousarray(image.mask, dtype=np.uint16), name="MASK")
+    for bit in MaskBit:
+        mask.header[f"BIT{bit.value.bit_length() - 1:02d}"] = (bit.name, f"value {bit.value}")
+    uncertainty = fits.ImageHDU(np.ascontiguousarray(image.uncertainty, dtype=np.float32), name="UNCERT")
+    uncertainty.header["UTYPE"] = ("StdDevUncertainty", "1 sigma")
+    if "BUNIT" in header:
+        uncertainty.header["BUNIT"] = header["BUNIT"]
+    write_fits(path, [primary, mask, uncertainty, *(_extension(k, v) for k, v in image.extensions.items())])
+
+
+def _extension(name: str, content):
+    if isinstance(content, np.ndarray):
+        return fits.ImageHDU(content, name=name)
+    hdu = fits.table_to_hdu(content)
+    hdu.name = name
+    return hdu
+
+
+def write_rejected(path: str | os.PathLike, verdict: RejectedFrame) -> None:
+    """Write the product of a frame that cannot go on: a header with the reason, and no pixels."""
+    header = clean_header(verdict.header)
+    header["NFVERS"] = (__version__, "nightflow version")
+    header["NFSTAT"] = (REJECTED, "this frame was not reduced further")
+    header["NFREASON"] = printable(verdict.reason)
+    write_fits(path, [fits.PrimaryHDU(header=header)])
+
+
+def read_image(path: str | os.PathLike) -> Image:
+    """Read an image product.
+
+    Raises
+    ------
+    RejectedFrame
+        If an earlier stage rejected the frame; its header and reason come with the exception.
+    """
+    with fits.open(path, memmap=False) as hdus:
+        raise_if_rejected(hdus[0].header)
+        extensions = {
+            hdu.name: hdu.data for hdu in hdus[1:] if hdu.name not in ("MASK", "UNCERT") and hdu.data is not None
+        }
+        return Image(
+            data=_native(hdus[0].data, np.float32),
+            mask=_native(hdus["MASK"].data, np.uint16),
+            uncertainty=_native(hdus["UNCERT"].data, np.float32),
+            header=hdus[0].header.copy(),
+            extensions=extensions,
+        )
+
+
+def read_header(path: str | os.PathLike) -> fits.Header:
+    """Primary header of a product, rejected or not."""
+    return fits.getheader(path, 0)
+
+
+def raise_if_rejected(header: fits.Header) -> None:
+    """Raise `RejectedFrame` if `header` belongs to a rejected product."""
+    if header.get("NFSTAT") == REJECTED:
+        raise RejectedFrame(str(header.get("NFREASON", "rejected without a reason")), header)
+
+
+def printable(text: str) -> str:
+    """`text` with everything that a FITS card cannot hold replaced by ``?``."""
+    return "".join(c if " " <= c <= "~" else "?" for c in text)
+
+
+def _native(array: np.ndarray, dtype) -> np.ndarray:
+    return np.ascontiguousarray(array, dtype=dtype)
