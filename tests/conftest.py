@@ -1,0 +1,27 @@
+"""Fixtures shared by all tests: the library on the path, the real frames where they are present."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "workflow" / "scripts"))
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The checkout."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder with real raw frames; tests that need it are skipped where it is absent."""
+    folder = Path(os.environ.get("NIGHTFLOW_TEST_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real frames in {folder} (set NIGHTFLOW_TEST_DATA)")
+    return folder
