@@ -201,6 +201,44 @@ def read_image(path: str | os.PathLike) -> Image:
         )
 
 
+def write_table(path: str | os.PathLike, table, header: fits.Header, name: str) -> None:
+    """Write a table product: the frame's cards in the primary HDU, the table in an extension called `name`.
+
+    Parameters
+    ----------
+    path : path-like
+    table : `~astropy.table.Table`
+        With units on its columns.
+    header : `~astropy.io.fits.Header`
+    name : str
+        EXTNAME of the table.
+    """
+    primary = fits.PrimaryHDU(header=clean_header(header))
+    primary.header["NFVERS"] = (__version__, "nightflow version")
+    write_fits(path, [primary, _extension(name, table)])
+
+
+def read_table(path: str | os.PathLike):
+    """Read a table product.
+
+    Returns
+    -------
+    table : `~astropy.table.Table`
+    header : `~astropy.io.fits.Header`
+        Primary header.
+
+    Raises
+    ------
+    RejectedFrame
+        If the frame was rejected by then.
+    """
+    from astropy.table import Table
+
+    with fits.open(path, memmap=False) as hdus:
+        raise_if_rejected(hdus[0].header)
+        return Table.read(hdus[1]), hdus[0].header.copy()
+
+
 def read_header(path: str | os.PathLike) -> fits.Header:
     """Primary header of a product, rejected or not."""
     return fits.getheader(path, 0)

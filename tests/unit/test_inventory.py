@@ -1,0 +1,169 @@
+"""Scanning and header reading: every file is reported, nothing crashes, only changed files are opened."""
+
+from __future__ import annotations
+
+import gzip
+import os
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from nightflow import inventory
+
+
+def write(path, shape=(8, 10), **cards):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    hdu = fits.PrimaryHDU(np.zeros(shape, np.uint16))
+    for keyword, value in cards.items():
+        hdu.header[keyword] = value
+    hdu.writeto(path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.fits", "a.FIT", "a.Fts", "a.fits.gz", "A.FITS.FZ", "b.fit.gz"])
+def test_names_that_are_fits(name):
+    assert inventory.is_fits_name(name)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "fits", "a.fits.bak", "a.fit~", "a.tsv.gz"])
+def test_names_that_are_not(name):
+    assert not inventory.is_fits_name(name)
+
+
+def test_scan_is_recursive_sorted_and_skips_hidden_and_products(tmp_path):
+    for name in ("b.fits", "night 1/a.fit", "night 1/deep/c.FTS", ".hidden.fits", ".cache/d.fits", "results/e.fits"):
+        write(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no frame")
+    found = inventory.find_files([str(tmp_path)], skip=[str(tmp_path / "results")])
+    assert [file.name for file in found] == ["b.fits", "night 1/a.fit", "night 1/deep/c.FTS"]
+
+
+def test_scan_survives_symbolic_link_loops(tmp_path):
+    write(tmp_path / "a" / "x.fits")
+    os.symlink(tmp_path, tmp_path / "a" / "loop")
+    assert [file.name for file in inventory.find_files([str(tmp_path)])] == ["a/x.fits"]
+
+
+def test_several_folders_keep_their_names_apart(tmp_path):
+    write(tmp_path / "n1" / "x.fits")
+    write(tmp_path / "n2" / "x.fits")
+    names = [file.name for file in inventory.find_files([str(tmp_path / "n1"), str(tmp_path / "n2")])]
+    assert names == ["n1/x.fits", "n2/x.fits"]
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        inventory.find_files([str(tmp_path / "nowhere")])
+
+
+def test_header_of_a_good_file(tmp_path):
+    content = inventory.read_headers(str(write(tmp_path / "a.fits", EXPTIME=3.5, OBJECT="M 51")))
+    (hdu,) = content["hdus"]
+    assert content["error"] is None and hdu["error"] is None
+    assert hdu["shape"] == [8, 10] and hdu["cards"]["EXPTIME"] == 3.5 and hdu["cards"]["OBJECT"] == "M 51"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"", "empty file"), (b"this is text, not FITS\n" * 200, "not a FITS file"), (b"\0" * 3000, "not a FITS file")],
+)
+def test_files_that_are_no_fits_are_reported(tmp_path, content, reason):
+    path = tmp_path / "a.fits"
+    path.write_bytes(content)
+    assert inventory.read_headers(str(path)) == {"error": reason, "hdus": []}
+
+
+def test_truncation_is_seen_from_header_and_size(tmp_path):
+    path = write(tmp_path / "a.fits", shape=(100, 100))
+    path.write_bytes(path.read_bytes()[: 2880 + 9000])
+    (hdu,) = inventory.read_headers(str(path))["hdus"]
+    assert hdu["error"] == "truncated: 11880 of 22880 bytes"
+
+
+def test_missing_padding_is_no_truncation(tmp_path):
+    path = write(tmp_path / "a.fits", shape=(100, 100))
+    path.write_bytes(path.read_bytes()[: 2880 + 20000])
+    assert inventory.read_headers(str(path))["hdus"][0]["error"] is None
+
+
+def test_a_gigantic_image_in_a_small_file_is_truncated(tmp_path):
+    cards = ["SIMPLE  =                    T", "BITPIX  =                   16", "NAXIS   =                    2"]
+    cards += ["NAXIS1  =           1000000000", "NAXIS2  =           1000000000", "END"]
+    path = tmp_path / "a.fits"
+    path.write_bytes("".join(card.ljust(80) for card in cards).ljust(2880).encode())
+    assert "truncated" in inventory.read_headers(str(path))["hdus"][0]["error"]
+
+
+def test_header_without_end_card_is_reported(tmp_path):
+    path = tmp_path / "a.fits"
+    path.write_bytes(b"SIMPLE  =                    T".ljust(80) + b" " * 2800)
+    assert inventory.read_headers(str(path))["error"] is not None
+
+
+def test_images_of_extensions_inherit_primary_cards(tmp_path):
+    path = tmp_path / "mef.fits"
+    primary = fits.PrimaryHDU()
+    primary.header["EXPTIME"] = 7.0
+    chips = [fits.ImageHDU(np.zeros((4, 5), np.int16), name=f"CHIP{i}") for i in (1, 2)]
+    fits.HDUList([primary, *chips]).writeto(path)
+    hdus = inventory.read_headers(str(path))["hdus"]
+    assert [hdu["hdu"] for hdu in hdus] == [1, 2] and all(hdu["cards"]["EXPTIME"] == 7.0 for hdu in hdus)
+
+
+def test_compressed_files(tmp_path):
+    plain = write(tmp_path / "a.fits", EXPTIME=2.0)
+    zipped = tmp_path / "b.fits.gz"
+    zipped.write_bytes(gzip.compress(plain.read_bytes()))
+    tiled = tmp_path / "c.fits.fz"
+    fits.HDUList(
+        [fits.PrimaryHDU(), fits.CompImageHDU(np.zeros((8, 10), np.int16), fits.Header({"EXPTIME": 2.0}))]
+    ).writeto(tiled)
+    for path in (zipped, tiled):
+        (hdu,) = inventory.read_headers(str(path))["hdus"]
+        assert hdu["shape"] == [8, 10] and hdu["cards"]["EXPTIME"] == 2.0 and hdu["error"] is None
+
+
+def test_one_plane_cubes_are_images_and_tables_are_not(tmp_path):
+    cube = tmp_path / "cube.fits"
+    fits.PrimaryHDU(np.zeros((1, 4, 6), np.float32)).writeto(cube)
+    assert inventory.read_headers(str(cube))["hdus"][0]["shape"] == [4, 6]
+    table = tmp_path / "table.fits"
+    fits.BinTableHDU.from_columns([fits.Column("x", "E", array=np.zeros(3))]).writeto(table)
+    assert inventory.read_headers(str(table)) == {"error": "no image in the file", "hdus": []}
+
+
+def test_cache_opens_only_new_and_changed_files(tmp_path, monkeypatch):
+    folder = tmp_path / "raw"
+    for number in range(3):
+        write(folder / f"{number}.fits", EXPTIME=float(number))
+    opened = []
+    real = inventory.read_headers
+    monkeypatch.setattr(inventory, "read_headers", lambda path: opened.append(path) or real(path))
+
+    def scan():
+        opened.clear()
+        files = inventory.find_files([str(folder)])
+        return inventory.HeaderCache(tmp_path / "cache.json").headers(files)
+
+    first = scan()
+    assert len(opened) == 3
+    assert scan() == first and opened == []
+    write(folder / "3.fits", EXPTIME=3.0)
+    fits.setval(folder / "0.fits", "EXPTIME", value=9.0)
+    os.utime(folder / "0.fits", (1, 1))
+    headers = scan()
+    assert sorted(os.path.basename(path) for path in opened) == ["0.fits", "3.fits"]
+    assert headers[0]["hdus"][0]["cards"]["EXPTIME"] == 9.0
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"format": 0, "files": {}}'])
+def test_a_damaged_cache_is_as_good_as_none(tmp_path, damage):
+    write(tmp_path / "raw" / "a.fits")
+    cache = tmp_path / "cache.json"
+    cache.write_text(damage)
+    (content,) = inventory.HeaderCache(cache).headers(inventory.find_files([str(tmp_path / "raw")]))
+    assert content["hdus"]
+
+
+def test_a_file_that_vanishes_is_reported(tmp_path):
+    assert inventory.read_headers(str(tmp_path / "gone.fits"))["error"] == "the file vanished while it was read"

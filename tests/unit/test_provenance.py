@@ -1,0 +1,84 @@
+"""Code digests: an edited function counts, a comment or a touched file does not; the import closure is the true one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from nightflow import provenance
+
+
+@pytest.fixture
+def library(tmp_path):
+    sources = {
+        "__init__": '"""Package."""\n__version__ = "1"\n',
+        "sky": "from nightflow import combine\n\ndef level(x):\n    return combine.mean(x)\n",
+        "combine": "def mean(x):\n    return sum(x) / len(x)\n",
+        "lazy": "def f():\n    from nightflow.sky import level\n    return level\n",
+        "unused": "x = 1\n",
+    }
+    for name, source in sources.items():
+        (tmp_path / f"{name}.py").write_text(source)
+    (tmp_path / "script.py").write_text("from nightflow import lazy\n\nlazy.f()\n")
+    return {name: str(tmp_path / f"{name}.py") for name in sources}
+
+
+def digest(tmp_path, library):
+    for cache in (provenance._tree, provenance._imports, provenance._source_digest):
+        cache.cache_clear()
+    return provenance.code_digest(tmp_path / "script.py", library)
+
+
+def test_closure_follows_imports_inside_functions(tmp_path, library):
+    assert provenance.imported_modules(tmp_path / "script.py", library) == {"__init__", "lazy", "sky", "combine"}
+
+
+@pytest.mark.parametrize(
+    ("module", "old", "new", "changes"),
+    [
+        ("combine", "len(x)", "(len(x) - 1)", True),
+        ("combine", "def mean(x):", "# why\ndef mean(x):", False),
+        ("combine", "def mean(x):\n", 'def mean(x):\n    """What it is."""\n', False),
+        ("unused", "1", "2", False),
+        ("__init__", "1", "2", True),
+    ],
+)
+def test_only_code_in_use_changes_the_digest(tmp_path, library, module, old, new, changes):
+    before = digest(tmp_path, library)
+    with open(library[module], "r+") as file:
+        text = file.read().replace(old, new)
+        file.seek(0)
+        file.write(text)
+    assert (digest(tmp_path, library) != before) == changes
+
+
+def test_touching_changes_nothing(tmp_path, library):
+    before = digest(tmp_path, library)
+    os.utime(library["combine"], (1, 1))
+    assert digest(tmp_path, library) == before
+
+
+def test_closure_holds_what_is_really_imported(root):
+    """Every library module that importing a script loads is in the closure found by reading it."""
+    scripts = root / "workflow" / "scripts"
+    library = {path.stem: str(path) for path in (scripts / "nightflow").glob("*.py")}
+    for script in sorted(scripts.glob("*.py")):
+        code = (
+            f"import sys, json, runpy; sys.path.insert(0, {str(scripts)!r}); runpy.run_path({str(script)!r}, run_name='x');"
+            "print(json.dumps([m.split('.')[1] for m in sys.modules if m.startswith('nightflow.')]))"
+        )
+        loaded = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+        assert set(loaded) <= provenance.imported_modules(script, library), script.name
+
+
+def test_no_script_shadows_the_standard_library(root):
+    names = {path.stem for path in (root / "workflow" / "scripts").glob("*.py")}
+    assert not names & set(sys.stdlib_module_names)
+
+
+def test_options_digest_ignores_the_order_of_keys():
+    assert provenance.options_digest({"a": 1, "b": [2]}) == provenance.options_digest({"b": [2], "a": 1})
+    assert provenance.options_digest({"a": 1}) != provenance.options_digest({"a": 1.5})

@@ -1,0 +1,231 @@
+import sys
+from pathlib import Path
+
+from snakemake.common.configfile import load_configfile
+from snakemake.exceptions import WorkflowError
+from snakemake.utils import update_config
+
+# The library. Its files are named one by one, since a remote module fetches only what is named.
+MODULES = (
+    "__init__ calibration combine configuration cosmicrays frames instruments inventory masters matching planning "
+    "products provenance quality registration report resampling sky simulate sources stacking steps trails"
+).split()
+LIBRARY = {
+    name: workflow.source_path(f"../scripts/nightflow/{name}.py") for name in MODULES
+}
+sys.path.insert(0, str(Path(LIBRARY["__init__"]).parents[1]))
+
+from nightflow import configuration, frames, instruments, planning, provenance
+from nightflow.matching import NoCalibration
+
+INSTRUMENTS = ("generic", "maxim")
+
+# What each step's products depend on in the configuration, its ancestors' options included (NFCONF).
+SECTIONS = {
+    "masters": ["calibration"],
+    "calibrate": ["calibration"],
+    "mask": ["calibration", "cosmic_rays", "trails", "sources"],
+    "sky": ["calibration", "cosmic_rays", "trails", "sources", "sky", "detection"],
+}
+SECTIONS["select"] = [*SECTIONS["sky"], "selection", "registration"]
+SECTIONS["stack"] = [*SECTIONS["select"], "stack"]
+PLANNING_ONLY = ("match", "missing")  # decide which files go where, not what is in them
+
+
+def stop(error):
+    """End with a sentence of ours instead of a traceback."""
+    raise WorkflowError(str(error))
+
+
+def load_instruments():
+    """Header dialects by name: those that come with nightflow, and the user's file if one is configured."""
+    definitions = {
+        name: load_configfile(
+            workflow.source_path(f"../../config/instruments/{name}.yaml")
+        )
+        for name in INSTRUMENTS
+    }
+    chosen = config["instrument"]
+    if chosen.endswith((".yaml", ".yml")):
+        if not Path(chosen).is_file():
+            raise instruments.InstrumentError(f"instrument file '{chosen}' not found")
+        own = load_configfile(chosen)
+        configuration.check(own, schema("instrument"), f"instrument file '{chosen}'")
+        definitions[own["name"]] = own
+        config["instrument"] = own["name"]
+    elif chosen != "auto" and chosen not in definitions:
+        raise instruments.InstrumentError(
+            f"instrument '{chosen}' is unknown; known are auto, {', '.join(INSTRUMENTS)}, or a file ending in .yaml"
+        )
+    return instruments.resolve(definitions)
+
+
+def schema(name):
+    return load_configfile(workflow.source_path(f"../schemas/{name}.schema.yaml"))
+
+
+def make_plan():
+    """Scan the raw frames, unless there are none to scan yet (lint, the commands for people)."""
+    if config["raw_dir"] is None:
+        return planning.Plan()
+    plan = planning.plan(config, load_instruments(), RESULTS)
+    if workflow.is_main_process:
+        configuration.write_if_changed(
+            f"{RESULTS}/frames.tsv", frames.to_tsv(plan.frames)
+        )
+    return plan
+
+
+defaults = load_configfile(workflow.source_path("../../config/config.yaml"))
+update_config(defaults, config)
+config.update(defaults)
+
+try:
+    configuration.check(config, schema("config"))
+    configuration.check_results_dir(config["results_dir"])
+    RESULTS = configuration.canonical(config["results_dir"])
+    PLAN = make_plan()
+except (
+    configuration.ConfigurationError,
+    instruments.InstrumentError,
+    frames.OverridesError,
+    planning.NothingToReduce,
+    NoCalibration,
+    FileNotFoundError,
+) as error:
+    stop(error)
+
+
+wildcard_constraints:
+    frame="[A-Za-z0-9][A-Za-z0-9._-]*",
+    master="(bias|dark|flat)_[A-Za-z0-9._-]+",
+    badpixels="badpixels_[A-Za-z0-9._-]+",
+    target="[A-Za-z0-9][A-Za-z0-9._-]*",
+    filter="[A-Za-z0-9][A-Za-z0-9._-]*",
+
+
+def code(step):
+    """Digest of the code that a step runs, so that an edited function reruns what uses it."""
+    return provenance.code_digest(
+        workflow.source_path(f"../scripts/{step}.py"), LIBRARY
+    )
+
+
+def options(section):
+    """One section of the configuration, without what only decides which files go where."""
+    return {
+        key: value
+        for key, value in config[section].items()
+        if key not in PLANNING_ONLY
+    }
+
+
+def digest(stage):
+    return provenance.options_digest(
+        {section: options(section) for section in SECTIONS[stage]}
+    )
+
+
+def memory(factor, base=400):
+    """Memory in MB for `factor` times the input's size, more at each attempt."""
+
+    def mem_mb(wildcards, input, attempt):
+        return int(attempt * (base + factor * input.size_mb))
+
+    return mem_mb
+
+
+def known(table, key, what):
+    """Row of a table of the plan, or a sentence."""
+    if key not in table:
+        raise WorkflowError(
+            f"no {what} '{key if isinstance(key, str) else '/'.join(key)}' in this night: see {RESULTS}/frames.tsv"
+        )
+    return table[key]
+
+
+def light(wildcards):
+    return known(PLAN.lights, wildcards.frame, "light")
+
+
+def master(wildcards):
+    return known(PLAN.masters, wildcards.master, "master")
+
+
+def group(wildcards):
+    return known(PLAN.stacks, (wildcards.target, wildcards.filter), "stack")
+
+
+def master_path(name):
+    return f"{RESULTS}/masters/{name}.fits" if name else []
+
+
+def masters_of(item):
+    """Bias and dark of a light or of a master flat, as named inputs."""
+    return {
+        kind: master_path(getattr(item, kind))
+        for kind in ("bias", "dark")
+        if getattr(item, kind)
+    }
+
+
+def inputs_of_flat(wildcards):
+    flat = master(wildcards)
+    return {"frames": [f.path for f in flat.frames], **masters_of(flat)}
+
+
+def inputs_of_light(wildcards):
+    frame = light(wildcards)
+    found = {"light": frame.path, **masters_of(frame)}
+    if frame.flat:
+        found["flat"] = master_path(frame.flat)
+    bad_pixels = planning.matching.bad_pixels_name(frame.dark, frame.flat)
+    if bad_pixels:
+        found["bad_pixels"] = master_path(bad_pixels)
+    return found
+
+
+def inputs_of_bad_pixels(wildcards):
+    dark, flat = known(PLAN.bad_pixels, wildcards.badpixels, "bad-pixel map")
+    return {
+        kind: master_path(name)
+        for kind, name in (("dark", dark), ("flat", flat))
+        if name
+    }
+
+
+def group_files(folder, suffix):
+    """Input function: one file of each frame in a stack's group."""
+
+    def files(wildcards):
+        return [
+            f"{RESULTS}/{folder}/{frame.frame}{suffix}" for frame in group(wildcards)
+        ]
+
+    return files
+
+
+def selections():
+    return [
+        f"{RESULTS}/selection/{target}/{name}.tsv" for target, name in PLAN.stacks
+    ]
+
+
+def stacks():
+    return [f"{RESULTS}/stacks/{target}/{name}.fits" for target, name in PLAN.stacks]
+
+
+def products_of_a_night(wildcards):
+    """Everything that `all` asks for."""
+    if config["raw_dir"] is None:
+        raise WorkflowError(
+            "raw_dir is not set: name the folder of your raw frames, for example "
+            "snakemake --cores all --config raw_dir=/data/2024-03-08 results_dir=results"
+        )
+    return [*stacks(), f"{RESULTS}/report/index.html"]
+
+
+def print_summary():
+    summary = Path(RESULTS, "report", "summary.txt")
+    if config["raw_dir"] is not None and summary.is_file():
+        print(summary.read_text(encoding="utf-8"), end="")

@@ -1,0 +1,25 @@
+"""Map the pixels that are hot in the master dark, or dead or deviant in the master flat."""
+
+from nightflow import masters, products, steps
+
+
+def main(dark, flat, output, options, configuration):
+    try:
+        dark = products.read_image(dark) if dark else None
+        flat = products.read_image(flat) if flat else None
+        image = masters.make_bad_pixels(dark, flat, options)
+        image.header["NFCONF"] = (configuration, "digest of the options behind this product")
+        products.write_image(output, image)
+    except products.RejectedFrame as verdict:
+        products.write_rejected(output, verdict)
+
+
+if "snakemake" in globals():
+    with steps.logged(snakemake.log[0]):
+        main(
+            snakemake.input.get("dark"),
+            snakemake.input.get("flat"),
+            snakemake.output[0],
+            snakemake.params.options,
+            snakemake.params.configuration,
+        )

@@ -1,0 +1,145 @@
+"""Checking the configuration, in sentences.
+
+The schema says what is allowed; this module turns each violation into one sentence that names the key, its value and
+what would be accepted, and brings paths to one spelling.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+
+
+class ConfigurationError(ValueError):
+    """The configuration cannot be used; the message has one sentence for each problem."""
+
+
+def check(config: dict, schema: dict, where: str = "configuration") -> None:
+    """Hold `config` against a JSON schema.
+
+    Parameters
+    ----------
+    config, schema : dict
+    where : str
+        What is checked, for the sentences.
+
+    Raises
+    ------
+    ConfigurationError
+        With one line for each problem.
+    """
+    import jsonschema
+
+    errors = sorted(jsonschema.Draft202012Validator(schema).iter_errors(config), key=lambda e: list(map(str, e.path)))
+    if errors:
+        raise ConfigurationError("\n".join(f"{where}: {_sentence(error)}" for error in errors))
+
+
+def _sentence(error) -> str:
+    key = ".".join(str(part) for part in error.absolute_path)
+    if error.validator == "additionalProperties":
+        return _unknown_keys(key, error)
+    if error.validator == "required":
+        return f"{key + ': ' if key else ''}{error.message}"
+    if error.validator in ("anyOf", "oneOf", "dependentRequired"):
+        return f"{key} is {_shown(error.instance)}; it must be {_accepted(error.schema)}{_hint(key, error.instance)}"
+    return f"{key} is {_shown(error.instance)}; it must be {_accepted(error.schema)}{_hint(key, error.instance)}"
+
+
+def _unknown_keys(key: str, error) -> str:
+    known = list(error.schema.get("properties", {}))
+    unknown = [name for name in error.instance if name not in known]
+    sentences = []
+    for name in unknown:
+        close = difflib.get_close_matches(str(name), known, n=1)
+        guess = f" (did you mean '{close[0]}'?)" if close else ""
+        full = f"{key}.{name}" if key else name
+        sentences.append(f"unknown key '{full}'{guess}; known here are {', '.join(known)}")
+    return "; ".join(sentences)
+
+
+def _shown(value) -> str:
+    kinds = {bool: "true or false", str: "text", dict: "a section", list: "a list", type(None): "empty"}
+    kind = kinds.get(type(value), "a number")
+    return kind if isinstance(value, (dict, type(None))) else f"{value!r} ({kind})"
+
+
+_TYPE_WORDS = {
+    "number": "a number",
+    "integer": "a whole number",
+    "string": "text",
+    "boolean": "true or false",
+    "array": "a list",
+    "object": "a section with keys",
+    "null": "empty",
+}
+
+
+def _accepted(schema: dict) -> str:
+    """What a schema accepts, in words."""
+    if "anyOf" in schema or "oneOf" in schema:
+        return " or ".join(_accepted(option) for option in schema.get("anyOf", schema.get("oneOf")))
+    if "enum" in schema:
+        return "one of " + ", ".join("empty" if v is None else str(v) for v in schema["enum"])
+    if "const" in schema:
+        return str(schema["const"])
+    types = schema.get("type", [])
+    words = " or ".join(_TYPE_WORDS[t] for t in ([types] if isinstance(types, str) else types)) or "a value"
+    limits = [
+        f"{word} {schema[limit]:g}"
+        for limit, word in (
+            ("minimum", "at least"),
+            ("exclusiveMinimum", "above"),
+            ("maximum", "at most"),
+            ("exclusiveMaximum", "below"),
+        )
+        if limit in schema
+    ]
+    return " ".join([words, " and ".join(limits)]).strip()
+
+
+def _hint(key: str, value) -> str:
+    if key in ("raw_dir", "results_dir") and isinstance(value, (int, float)):
+        return f"; for the folder of that name write ./{value}"
+    return ""
+
+
+def canonical(path: str) -> str:
+    """One spelling for a path: relative to the working folder if it lies inside, else absolute.
+
+    ``results``, ``./results/`` and ``/here/results`` thus name the same products.
+    """
+    absolute = os.path.abspath(os.path.expanduser(path))
+    here = os.getcwd()
+    inside = os.path.commonpath([absolute, here]) == here
+    return os.path.relpath(absolute, here) if inside else absolute
+
+
+def check_results_dir(path: str) -> None:
+    """Refuse a results folder whose name Snakemake would read as wildcards.
+
+    Raises
+    ------
+    ConfigurationError
+    """
+    if any(character in path for character in "{}\n*?"):
+        raise ConfigurationError(f"results_dir '{path}' holds one of {{ }} * ? or a line break: choose another folder")
+
+
+def as_list(value) -> list:
+    """`value` if it is a list, else a list of it; None is an empty list."""
+    if value is None:
+        return []
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def write_if_changed(path: str | os.PathLike, text: str) -> None:
+    """Write `text` to `path` in one step, unless that is its content already."""
+    path = Path(path)
+    if path.is_file() and path.read_text(encoding="utf-8") == text:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.part")
+    scratch.write_text(text, encoding="utf-8")
+    os.replace(scratch, path)

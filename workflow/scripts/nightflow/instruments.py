@@ -1,0 +1,319 @@
+"""Header dialects: what a camera's header calls the exposure time, the filter, the kind of frame.
+
+A dialect is data, one YAML file in ``config/instruments``: for every standard name the header keywords that may
+hold it, patterns that tell bias, dark, flat and light apart, units and fallbacks. This module loads such files,
+chooses one for a header, and translates.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from fnmatch import fnmatchcase
+
+KINDS = ("bias", "dark", "flat", "light")
+
+#: The Modified Julian Date's origin.
+_MJD_ZERO = datetime(1858, 11, 17, tzinfo=timezone.utc)
+
+
+class InstrumentError(ValueError):
+    """An instrument file cannot be used; the message names the file and what would be right."""
+
+
+@dataclass(frozen=True)
+class Instrument:
+    """A header dialect.
+
+    Attributes
+    ----------
+    name : str
+    match : list of dict
+        Alternatives; each maps header keywords to patterns that must all fit.
+    keywords : dict of str to list of str
+        Header keywords by standard name, in order of preference.
+    kinds : list of dict
+        Conditions and the kind (``is``) that they mean, the first that fits decides.
+    units, plausible, defaults : dict
+    longitude_sign : {'east', 'west'}
+    """
+
+    name: str
+    match: list
+    keywords: dict
+    kinds: list
+    units: dict = field(default_factory=dict)
+    plausible: dict = field(default_factory=dict)
+    defaults: dict = field(default_factory=dict)
+    longitude_sign: str = "east"
+
+
+def resolve(definitions: dict[str, dict]) -> dict[str, Instrument]:
+    """Instruments by name from the contents of their files, with ``extends`` followed.
+
+    Parameters
+    ----------
+    definitions : dict of str to dict
+        Content of each instrument file by its name.
+
+    Raises
+    ------
+    InstrumentError
+        For an unknown or circular ``extends``.
+    """
+    return {name: Instrument(**_extended(name, definitions, ())) for name in definitions}
+
+
+def _extended(name: str, definitions: dict[str, dict], seen: tuple) -> dict:
+    if name in seen:
+        raise InstrumentError(f"instrument files extend each other in a circle: {' -> '.join((*seen, name))}")
+    if name not in definitions:
+        raise InstrumentError(
+            f"instrument '{seen[-1]}' extends '{name}', which is unknown; known are {', '.join(sorted(definitions))}"
+        )
+    own = dict(definitions[name])
+    parent = own.pop("extends", None)
+    if parent is None:
+        return own
+    merged = _extended(parent, definitions, (*seen, name))
+    for key, value in own.items():
+        merged[key] = {**merged.get(key, {}), **value} if isinstance(value, dict) else value
+    return merged
+
+
+def choose(cards: dict, instruments: dict[str, Instrument]) -> Instrument:
+    """The instrument whose ``match`` fits `cards` with the most keywords; ``generic`` where none does."""
+    best, best_score = instruments["generic"], 0
+    for instrument in instruments.values():
+        for alternative in instrument.match:
+            if len(alternative) > best_score and all(_fits(cards.get(k), p) for k, p in alternative.items()):
+                best, best_score = instrument, len(alternative)
+    return best
+
+
+def translate(cards: dict, instrument: Instrument, path: str = "") -> tuple[dict, dict]:
+    """Standard values of a header, and the keyword that gave each.
+
+    Parameters
+    ----------
+    cards : dict
+        Header keywords and values, the primary header's merged into an extension's.
+    instrument : `Instrument`
+    path : str
+        Path of the file, for conditions on ``PATH``.
+
+    Returns
+    -------
+    values : dict
+        By standard name; None where the header says nothing usable. Angles in degrees, times in seconds,
+        temperature in degrees Celsius, `date_obs` as ISO text in UTC.
+    origins : dict
+        The header keyword, ``default`` or ``rule`` behind each value that is not None.
+    """
+    values, origins = {}, {}
+    for name in instrument.keywords:
+        values[name], origins[name] = _lookup(name, cards, instrument)
+    if origins.get("gain_setting") == origins.get("gain"):
+        values["gain_setting"] = None  # one card cannot be both
+    values["kind"], origins["kind"] = _kind(cards, values, instrument, path)
+    for name, convert in _CONVERSIONS.items():
+        if name in values:
+            values[name] = convert(values[name], instrument)
+    values["binning"] = _binning(values)
+    values["date_obs"], values["mjd_start"] = start_of_exposure(values)
+    return values, {name: origin for name, origin in origins.items() if values.get(name) is not None}
+
+
+def _lookup(name: str, cards: dict, instrument: Instrument) -> tuple[object, str | None]:
+    for keyword in instrument.keywords[name]:
+        value = cards.get(keyword)
+        if value is None or (isinstance(value, str) and not value.strip()):
+            continue
+        if name in instrument.plausible:
+            low, high = instrument.plausible[name]
+            number = as_number(value)
+            if number is None or not low <= number <= high:
+                continue
+        return value, keyword
+    if name in instrument.defaults:
+        return instrument.defaults[name], "default"
+    return None, None
+
+
+def _kind(cards: dict, values: dict, instrument: Instrument, path: str) -> tuple[str | None, str | None]:
+    facts = {**cards, **{k: v for k, v in values.items() if v is not None}, "PATH": path}
+    for rule in instrument.kinds:
+        conditions = {k: v for k, v in rule.items() if k != "is"}
+        if all(_fits(facts.get(k), pattern) for k, pattern in conditions.items()):
+            return rule["is"], "rule " + ", ".join(f"{k}={facts.get(k)!r}" for k in conditions)
+    return None, None
+
+
+def _fits(value, pattern) -> bool:
+    """Whether a header value fits a pattern: text with ``*``, a list of alternatives, limits, or None for no card."""
+    if value is None or pattern is None:
+        return value is None and pattern is None
+    if isinstance(pattern, dict):
+        number = as_number(value)
+        return (
+            number is not None
+            and number >= pattern.get("min", -math.inf)
+            and number <= pattern.get("max", math.inf)
+        )
+    alternatives = pattern if isinstance(pattern, list) else [pattern]
+    text = str(value).strip().lower()
+    return any(fnmatchcase(text, str(one).lower()) for one in alternatives)
+
+
+def as_number(value) -> float | None:
+    """`value` as a finite float, a decimal comma allowed; None where it is no number."""
+    if isinstance(value, bool) or value is None:
+        return None
+    try:
+        number = float(str(value).strip().replace(",", "."))
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+_SEXAGESIMAL = re.compile(r"\s*([+-]?)\s*(\d+)[\s:hd°]+(\d+)[m'′]?(?:[\s:]*(\d+(?:[.,]\d*)?))?\s*[s\"″]?\s*([NSEWnsew]?)\s*$")
+
+
+def as_angle(value) -> tuple[float, bool] | None:
+    """An angle in the unit of its first number, and whether it was written sexagesimally.
+
+    ``'-01 29 07'`` gives (-1.4853, True), ``31.3`` gives (31.3, False), anything else None.
+    """
+    number = as_number(value)
+    if number is not None:
+        return number, False
+    found = _SEXAGESIMAL.match(str(value)) if value is not None else None
+    if not found:
+        return None
+    sign, whole, minutes, seconds, direction = found.groups()
+    size = int(whole) + int(minutes) / 60 + float((seconds or "0").replace(",", ".")) / 3600
+    negative = sign == "-" or direction.upper() in ("S", "W")
+    return (-size if negative else size), True
+
+
+def _right_ascension(value, instrument: Instrument) -> float | None:
+    angle = as_angle(value)
+    if angle is None:
+        return None
+    size, sexagesimal = angle
+    unit = instrument.units.get("ra", "auto")
+    degrees = size * 15 if unit == "hour" or (unit == "auto" and sexagesimal) else size
+    return degrees if 0 <= degrees <= 360 else None
+
+
+def _declination(value, _instrument) -> float | None:
+    angle = as_angle(value)
+    return angle[0] if angle is not None and abs(angle[0]) <= 90 else None
+
+
+def _longitude(value, instrument: Instrument) -> float | None:
+    angle = as_angle(value)
+    if angle is None or abs(angle[0]) > 360:
+        return None
+    east = angle[0] if instrument.longitude_sign == "east" else -angle[0]
+    return (east + 180) % 360 - 180
+
+
+def _celsius(value, instrument: Instrument) -> float | None:
+    number = as_number(value)
+    if number is None:
+        return None
+    return round(number - 273.15, 3) if instrument.units.get("temperature") == "kelvin" else number
+
+
+def _number(value, _instrument) -> float | None:
+    return as_number(value)
+
+
+def _positive(value, _instrument) -> float | None:
+    number = as_number(value)
+    return number if number is not None and number > 0 else None
+
+
+def _not_negative(value, _instrument) -> float | None:
+    number = as_number(value)
+    return number if number is not None and number >= 0 else None
+
+
+def _airmass(value, _instrument) -> float | None:
+    number = as_number(value)
+    return number if number is not None and 1 <= number < 40 else None
+
+
+def _text(value, _instrument) -> str | None:
+    return " ".join(str(value).split()) if value is not None else None
+
+
+_CONVERSIONS = {
+    "target": _text,
+    "filter": _text,
+    "instrument": _text,
+    "telescope": _text,
+    "chip": _text,
+    "gain_setting": _text,
+    "offset": _text,
+    "readout_mode": _text,
+    "exptime": _not_negative,
+    "ra": _right_ascension,
+    "dec": _declination,
+    "airmass": _airmass,
+    "temperature": _celsius,
+    "gain": _positive,
+    "read_noise": _positive,
+    "saturation": _positive,
+    "pedestal": _number,
+    "site_latitude": _declination,
+    "site_longitude": _longitude,
+    "site_height": _number,
+    "mjd_obs": _number,
+    "window_x": _number,
+    "window_y": _number,
+}
+
+
+def _binning(values: dict) -> str:
+    """Binning as ``2x2``; 1x1 where the header is silent."""
+    x, y = as_number(values.get("binning_x")), as_number(values.get("binning_y"))
+    if x is None:
+        both = re.findall(r"\d+", str(values.get("binning") or ""))
+        x, y = (int(both[0]), int(both[-1])) if both else (1, 1)
+    return f"{int(x)}x{int(y if y is not None else x)}"
+
+
+def start_of_exposure(values: dict) -> tuple[str | None, float | None]:
+    """Start of the exposure as ISO text in UTC and as MJD, from ``date_obs``, ``time_obs`` and ``mjd_obs``."""
+    moment = as_moment(values.get("date_obs"), values.get("time_obs"))
+    if moment is None and 0 < (values.get("mjd_obs") or 0) < 100_000:
+        moment = _MJD_ZERO + timedelta(days=values["mjd_obs"])
+    if moment is None:
+        return None, None
+    return moment.replace(tzinfo=None).isoformat(timespec="milliseconds"), modified_julian_date(moment)
+
+
+def as_moment(date, time=None) -> datetime | None:
+    """A header's date, with its time of day where that stands in a card of its own, as UTC; None if not a date."""
+    text = str(date).strip() if date is not None else ""
+    old_style = re.fullmatch(r"(\d\d)/(\d\d)/(\d\d)", text)  # FITS before 2000: dd/mm/yy
+    if old_style:
+        day, month, year = old_style.groups()
+        text = f"19{year}-{month}-{day}"
+    if re.fullmatch(r"\d{4}-\d\d-\d\d", text) and time is not None:
+        text = f"{text}T{str(time).strip()}"
+    text = re.sub(r"(\.\d{6})\d+", r"\1", text)  # datetime knows no more than microseconds
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return moment.replace(tzinfo=timezone.utc) if moment.tzinfo is None else moment.astimezone(timezone.utc)
+
+
+def modified_julian_date(moment: datetime) -> float:
+    """Modified Julian Date (UTC) of `moment`."""
+    return (moment - _MJD_ZERO) / timedelta(days=1)

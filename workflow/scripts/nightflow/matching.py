@@ -1,0 +1,313 @@
+"""Which masters there are, and which of them calibrates which light.
+
+What must agree is policy and stands in the configuration (``calibration.match``); this module applies it and says,
+where nothing fits, which criterion failed on which candidate.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+from nightflow.frames import OK, Frame, slug
+
+_DAY_FORMAT = "{:.1f} days"
+
+
+class NoCalibration(ValueError):
+    """Lights lack calibration frames and the configuration says that this is an error."""
+
+
+@dataclass
+class Master:
+    """A master to be made, or one that was made, from frames of one kind, night and setting.
+
+    Attributes
+    ----------
+    name : str
+        Stem of its file.
+    frames : list of `Frame`
+        Its raw inputs, at least one.
+    like : `Frame`
+        The first input, for everything that all inputs share.
+    mjd : float or None
+        Mean time of the inputs.
+    bias, dark : str or None
+        The masters that a flat's inputs are reduced with.
+    """
+
+    name: str
+    kind: str
+    frames: list[Frame]
+    mjd: float | None = None
+    temperature: float | None = None
+    bias: str | None = None
+    dark: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def like(self) -> Frame:
+        return self.frames[0]
+
+    @property
+    def exptime(self) -> float | None:
+        return self.like.exptime
+
+
+@dataclass
+class Match:
+    """Outcome of a search: the best master or None, remarks, and why the nearest others failed."""
+
+    master: Master | None
+    notes: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+
+def find_masters(frames: list[Frame], criteria: dict) -> dict[str, Master]:
+    """Masters that the calibration frames allow, by name: one for each night, setting, exposure time or filter.
+
+    Parameters
+    ----------
+    frames : list of `Frame`
+    criteria : dict
+        ``calibration.match`` of the configuration.
+    """
+    groups = defaultdict(list)
+    for frame in frames:
+        if frame.status == OK and frame.kind in ("bias", "dark", "flat"):
+            groups[_group_key(frame, criteria[frame.kind])].append(frame)
+    masters = {}
+    for members in groups.values():
+        for cluster in _split_by_temperature(members, criteria[members[0].kind].get("temperature")):
+            master = _master(cluster, criteria)
+            masters[master.name] = master
+    return dict(sorted(masters.items()))
+
+
+def _group_key(frame: Frame, criteria: dict) -> tuple:
+    exposure = f"{frame.exptime:.4g}" if frame.kind == "dark" else None
+    return (frame.kind, frame.night, exposure, *(getattr(frame, name) for name in criteria["same"]))
+
+
+def _split_by_temperature(members: list[Frame], tolerance: float | None) -> list[list[Frame]]:
+    """Groups within which temperatures differ by no more than `tolerance`; frames of unknown temperature stay together."""
+    known = sorted((f for f in members if f.temperature is not None), key=lambda f: f.temperature)
+    if tolerance is None or not known:
+        return [members]
+    clusters = [[f for f in members if f.temperature is None]]
+    for frame in known:
+        if not clusters[-1] or clusters[-1][0].temperature is None:
+            clusters.append([frame])
+        elif frame.temperature - clusters[-1][0].temperature > tolerance:
+            clusters.append([frame])
+        else:
+            clusters[-1].append(frame)
+    return [sorted(cluster, key=lambda f: (f.mjd_mid or 0, f.frame)) for cluster in clusters if cluster]
+
+
+def _master(members: list[Frame], criteria: dict) -> Master:
+    like = members[0]
+    kind = like.kind
+    times = [f.mjd_mid for f in members if f.mjd_mid is not None]
+    temperatures = sorted(f.temperature for f in members if f.temperature is not None)
+    temperature = temperatures[len(temperatures) // 2] if temperatures else None
+    parts = [kind, like.night or "undated", like.instrument, like.chip, like.binning, like.shape]
+    if kind == "dark":
+        parts.append(f"{like.exptime:.4g}s")
+        if temperature is not None and criteria[kind].get("temperature") is not None:
+            parts.append(f"T{round(temperature)}")
+    if kind == "flat":
+        parts.append(like.filter)
+    named = {"instrument", "chip", "binning", "shape", "filter"}
+    rest = {n: getattr(like, n) for n in criteria[kind]["same"] if n not in named and getattr(like, n) not in (None, "0,0")}
+    if rest:
+        parts.append(hashlib.blake2b(repr(sorted(rest.items())).encode(), digest_size=3).hexdigest())
+    return Master(
+        name="_".join(slug(part, "x").replace("_", "-") for part in parts if part),
+        kind=kind,
+        frames=members,
+        mjd=sum(times) / len(times) if times else None,
+        temperature=temperature,
+    )
+
+
+def match(frame, kind: str, masters: dict[str, Master], criteria: dict, *, scalable: bool = False) -> Match:
+    """The master of `kind` that suits `frame` best.
+
+    Parameters
+    ----------
+    frame : `Frame` or `Master`
+        What is to be calibrated. A master is judged by its first input and mean time.
+    kind : {'bias', 'dark', 'flat'}
+    masters : dict of str to `Master`
+    criteria : dict
+        ``calibration.match``.
+    scalable : bool
+        Whether a dark of another exposure time may be taken (there is a bias to scale it with).
+
+    Returns
+    -------
+    Match
+        Candidates that agree are ranked: for darks equal exposure first, then longer ones (scaled down) before
+        shorter ones; then the nearest in time.
+    """
+    candidates = [m for m in masters.values() if m.kind == kind]
+    if not candidates:
+        return Match(None, failures=[f"there are no {kind} frames"])
+    judged = [(m, *_compare(frame, m, criteria[kind], scalable)) for m in candidates]
+    fitting = [(m, notes) for m, failed, notes in judged if not failed]
+    if fitting:
+        master, notes = min(fitting, key=lambda pair: _rank(frame, pair[0], criteria[kind]))
+        return Match(master, notes)
+    nearest = sorted(judged, key=lambda item: (len(item[1]), _age(frame, item[0]) or 0, item[0].name))[:3]
+    return Match(None, failures=[f"{m.name} has {', '.join(failed)}" for m, failed, _ in nearest])
+
+
+def _compare(frame, master: Master, criteria: dict, scalable: bool) -> tuple[list[str], list[str]]:
+    """Criteria that fail, and remarks on those that could not be compared, each as words."""
+    own = frame.like if isinstance(frame, Master) else frame
+    failed, notes = [], []
+    for name in criteria["same"]:
+        wanted, offered = getattr(own, name), getattr(master.like, name)
+        if wanted is None and offered is None:
+            continue
+        if wanted is None or offered is None:
+            notes.append(f"{name} known only of the {master.kind if offered is not None else own.kind}")
+        elif wanted != offered:
+            failed.append(f"{name} {offered} instead of {wanted}")
+    tolerance = criteria.get("temperature")
+    if tolerance is not None and own.temperature is not None and master.temperature is not None:
+        if abs(own.temperature - master.temperature) > tolerance:
+            failed.append(f"temperature {master.temperature:g} C instead of {own.temperature:g} C (tolerance {tolerance:g})")
+    if master.kind == "dark" and not scalable and not _same_exposure(own, master, criteria):
+        failed.append(f"exposure {master.exptime:g} s instead of {_seconds(own.exptime)} (no bias to scale it with)")
+    age, limit = _age(frame, master), criteria.get("max_age")
+    if limit is not None and age is not None and age > limit:
+        failed.append(f"an age of {_DAY_FORMAT.format(age)} (at most {limit:g})")
+    return failed, notes
+
+
+def _seconds(exptime: float | None) -> str:
+    return "an unknown time" if exptime is None else f"{exptime:g} s"
+
+
+def _same_exposure(frame: Frame, dark: Master, criteria: dict) -> bool:
+    tolerance = criteria.get("exposure") or 0.0
+    return frame.exptime is not None and abs(frame.exptime - dark.exptime) <= tolerance * max(frame.exptime, dark.exptime)
+
+
+def _age(frame, master: Master) -> float | None:
+    own = frame.mjd if isinstance(frame, Master) else frame.mjd_mid
+    return abs(own - master.mjd) if own is not None and master.mjd is not None else None
+
+
+def _rank(frame, master: Master, criteria: dict) -> tuple:
+    own = frame.like if isinstance(frame, Master) else frame
+    exposure = (0, 0.0)
+    if master.kind == "dark" and not _same_exposure(own, master, criteria):
+        wanted = own.exptime or 0.0
+        exposure = (1, master.exptime) if master.exptime >= wanted else (2, -master.exptime)
+    return (exposure, _age(frame, master) or 0.0, master.name)
+
+
+def assign(frames: list[Frame], masters: dict[str, Master], policy: dict) -> None:
+    """Give each light its bias, dark and flat, and each flat its bias and dark.
+
+    Parameters
+    ----------
+    frames : list of `Frame`
+        Changed in place: columns bias, dark, flat, reason, and status where a light has to be left out.
+    masters : dict of str to `Master`
+        Changed in place; flats that nothing can reduce are taken out.
+    policy : dict
+        ``calibration`` of the configuration: ``match`` and ``missing``.
+
+    Raises
+    ------
+    NoCalibration
+        If something is missing and ``missing`` is ``error``; the sentences say what and which candidates came nearest.
+    """
+    criteria, missing = policy["match"], policy["missing"]
+    refused = {}
+    for flat in [m for m in masters.values() if m.kind == "flat"]:
+        bias, dark = _bias_and_dark(flat, masters, criteria)
+        flat.bias, flat.dark = _name(bias.master), _name(dark.master)
+        flat.notes = bias.notes + dark.notes
+        if flat.bias is None and flat.dark is None and missing != "warn":
+            refused[flat.name] = f"{flat.name} was refused: neither bias nor dark for the flats, so that vignetting would invert"
+            del masters[flat.name]
+    for master in masters.values():
+        for frame in master.frames:
+            frame.bias, frame.dark, frame.reason = master.bias, master.dark, f"for {master.name}"
+    problems = defaultdict(list)
+    for light in (f for f in frames if f.kind == "light" and f.status == OK):
+        lacking = _assign_light(light, masters, criteria, refused)
+        if lacking and missing == "error":
+            problems["; ".join(lacking)].append(light)
+        elif lacking and missing == "skip":
+            light.reject("; ".join(lacking))
+        elif lacking:
+            light.reason = "; ".join(filter(None, [light.reason, *lacking]))
+    if problems:
+        raise NoCalibration("\n".join(_sentence(lights, lacking) for lacking, lights in problems.items()))
+
+
+def _bias_and_dark(frame, masters: dict, criteria: dict) -> tuple[Match, Match]:
+    bias = match(frame, "bias", masters, criteria)
+    return bias, match(frame, "dark", masters, criteria, scalable=bias.master is not None)
+
+
+def _name(master: Master | None) -> str | None:
+    return master.name if master is not None else None
+
+
+def _assign_light(light: Frame, masters: dict, criteria: dict, refused: dict) -> list[str]:
+    """Set the light's masters and its reason column; what is lacking, as sentences."""
+    bias, dark = _bias_and_dark(light, masters, criteria)
+    flat = match(light, "flat", masters, criteria)
+    light.bias, light.dark, light.flat = _name(bias.master), _name(dark.master), _name(flat.master)
+    remarks = [*bias.notes, *dark.notes, *flat.notes]
+    if dark.master is not None and not _same_exposure(light, dark.master, criteria["dark"]):
+        remarks.append(f"dark of {dark.master.exptime:g} s scaled by {light.exptime / dark.master.exptime:.4g}")
+    if dark.master is None and bias.master is not None:
+        remarks.append(f"no dark: {'; '.join(dark.failures)}")
+    for found in (bias, dark, flat):
+        if found.master is not None and (_age(light, found.master) or 0) > 1:
+            remarks.append(f"{found.master.kind} {_DAY_FORMAT.format(_age(light, found.master))} away")
+    light.reason = "; ".join(dict.fromkeys(remarks))
+    lacking = []
+    if bias.master is None and dark.master is None:
+        lacking.append(f"no bias and no dark of its exposure: {'; '.join(dict.fromkeys(bias.failures + dark.failures))}")
+    if flat.master is None:
+        reasons = list(refused.values()) if refused else flat.failures
+        lacking.append(f"no flat for filter {light.filter}: {'; '.join(reasons)}")
+    return lacking
+
+
+def _sentence(lights: list[Frame], lacking: str) -> str:
+    count = f"{len(lights)} lights, the first" if len(lights) > 1 else "the light"
+    return (
+        f"calibration is missing for {count} {lights[0].path}: {lacking}. "
+        "Add such frames, or set calibration.missing to skip (leave these lights out) or warn (go on without)."
+    )
+
+
+def reject_odd_shapes(frames: list[Frame]) -> None:
+    """Reject lights whose shape no calibration frame of their camera and binning has, while others have one."""
+    shapes = defaultdict(set)
+    for frame in frames:
+        if frame.status == OK and frame.kind in ("bias", "dark", "flat"):
+            shapes[frame.instrument, frame.binning].add(frame.shape)
+    for frame in frames:
+        known = shapes.get((frame.instrument, frame.binning))
+        if frame.status == OK and frame.kind == "light" and known and frame.shape not in known:
+            frame.reject(f"shape {frame.shape}, but the calibration frames of this camera are {', '.join(sorted(known))}")
+
+
+def bad_pixels_name(dark: str | None, flat: str | None) -> str | None:
+    """Name of the bad-pixel map that a dark and a flat give together; None without either."""
+    if dark is None and flat is None:
+        return None
+    pair = hashlib.blake2b(f"{dark}|{flat}".encode(), digest_size=3).hexdigest()
+    return f"badpixels_{(flat or dark).split('_', 1)[1]}_{pair}"

@@ -1,0 +1,312 @@
+"""Registration: the transform from a frame's pixels to the reference frame's, and the ratio of their fluxes.
+
+Asterisms of the brightest sources (astroalign) give a first transform whatever the rotation, flip or scale. It is then
+refined on every star that both lists share, weighted by centroid errors, with outlier rejection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from unittest import mock
+
+import numpy as np
+
+from nightflow.products import MaskBit, RejectedFrame
+
+DEFAULTS = {
+    "model": "similarity",
+    "max_sources": 50,
+    "min_matches": 6,
+    "match_radius": 3.0,
+    "max_rms": 0.5,
+    "allow_mirrored": True,
+}
+
+# Centroids of bright stars are limited by undersampling and atmosphere, not by photons: an error floor in pixels keeps
+# one bright star from outweighing all others.
+_CENTROID_FLOOR = 0.02
+_OUTLIER_SIGMA = 4.0
+_MAX_ITERATIONS = 20
+
+
+@dataclass(frozen=True)
+class Transform:
+    """Transform from frame pixels to reference pixels (0-based, x to the right, pixel centres at integers).
+
+    Attributes
+    ----------
+    matrix : ndarray of float64, shape (3, 3)
+        Homogeneous matrix: reference (x, y, 1) = matrix @ frame (x, y, 1).
+    rms : float
+        Root mean square distance of the matched stars used in the fit, in reference pixels.
+    n_matched : int
+        Number of stars used in the fit.
+    flux_scale : float
+        Factor that brings the frame's fluxes to the reference's scale.
+    flux_scale_error : float
+        Standard error of `flux_scale`.
+    """
+
+    matrix: np.ndarray
+    rms: float
+    n_matched: int
+    flux_scale: float = 1.0
+    flux_scale_error: float = np.nan
+
+    @property
+    def scale(self) -> float:
+        """Length of one frame pixel in reference pixels (geometric mean of the two axes)."""
+        return float(np.sqrt(abs(np.linalg.det(self.matrix[:2, :2]))))
+
+    @property
+    def rotation(self) -> float:
+        """Angle of the frame's x axis in the reference frame, in degrees, counter-clockwise from +x towards +y."""
+        return float(np.degrees(np.arctan2(self.matrix[1, 0], self.matrix[0, 0])))
+
+    @property
+    def mirrored(self) -> bool:
+        """Whether the transform changes the parity."""
+        return bool(np.linalg.det(self.matrix[:2, :2]) < 0)
+
+    def __call__(self, x, y) -> tuple[np.ndarray, np.ndarray]:
+        """Reference coordinates of frame coordinates."""
+        return _apply(self.matrix, np.asarray(x, dtype=float), np.asarray(y, dtype=float))
+
+
+def find_transform(sources, reference_sources, options: Mapping | None = None) -> Transform:
+    """Transform that brings a frame onto the reference frame.
+
+    Parameters
+    ----------
+    sources, reference_sources : table
+        Columns ``x`` and ``y`` (0-based pixels), ``flux``; ``flux_err``, ``fwhm`` (pixels) and ``flags`` (mask bits)
+        are used where present.
+    options : mapping, optional
+        Section ``registration`` of the configuration: ``model`` (``similarity`` or ``affine``), ``max_sources``,
+        ``min_matches``, ``match_radius`` (pixels), ``max_rms`` (pixels), ``allow_mirrored``.
+
+    Returns
+    -------
+    `Transform`
+
+    Raises
+    ------
+    ValueError
+        If the model is unknown.
+    RejectedFrame
+        If the two lists share too few stars, or if no transform brings them together.
+    """
+    options = DEFAULTS | dict(options or {})
+    if options["model"] not in _FITS:
+        raise ValueError(f"registration.model is {options['model']!r}, must be one of {', '.join(_FITS)}")
+    frame, reference = _star_list(sources), _star_list(reference_sources)
+    n_least = min(len(frame.x), len(reference.x))
+    if n_least < 3:
+        raise RejectedFrame(f"cannot be registered: {n_least} stars, at least 3 are needed")
+    required = min(options["min_matches"], max(3, n_least // 2))
+    for first in _first_guesses(frame, reference, options):
+        transform = _refine(first, frame, reference, options)
+        if transform is not None and transform.n_matched >= required and transform.rms <= options["max_rms"]:
+            return transform
+    raise RejectedFrame(
+        f"cannot be registered: no transform brings {required} of its {len(frame.x)} stars "
+        f"onto the {len(reference.x)} of the reference frame"
+    )
+
+
+@dataclass(frozen=True)
+class _StarList:
+    """Positions, fluxes and their errors of the usable stars, the best for asterisms first."""
+
+    x: np.ndarray
+    y: np.ndarray
+    flux: np.ndarray
+    flux_error: np.ndarray
+    position_error: np.ndarray
+    saturated: np.ndarray
+
+
+def _star_list(table) -> _StarList:
+    """Usable stars of a source table: unsaturated ones first, each group by falling flux."""
+    names = set(table.keys())
+
+    def column(name, default):
+        return np.asarray(table[name], dtype=float) if name in names else np.full(len(x), float(default))
+
+    x, y = (np.asarray(table[name], dtype=float) for name in ("x", "y"))
+    flux = column("flux", 1.0)
+    flux_error, fwhm = column("flux_err", np.nan), column("fwhm", 3.0)
+    flags = np.asarray(table["flags"], dtype=np.int64) if "flags" in names else np.zeros(len(x), dtype=np.int64)
+    saturated = (flags & int(MaskBit.SATURATED)) != 0
+    good = np.isfinite(x) & np.isfinite(y) & np.isfinite(flux) & (flux > 0)
+    order = np.lexsort((x, y, -flux, saturated))
+    order = order[good[order]]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        # centroid error of a Gaussian star of given flux error (King 1983, PASP 95, 163): sigma / (S/N)
+        photon = np.nan_to_num(fwhm / 2.3548 * flux_error / flux, nan=_CENTROID_FLOOR, posinf=1.0)
+    position_error = np.hypot(np.clip(photon, 0, 1), np.where(saturated, 10.0, 1.0) * _CENTROID_FLOOR)
+    return _StarList(*(column[order] for column in (x, y, flux, flux_error, position_error, saturated)))
+
+
+def _first_guesses(frame: _StarList, reference: _StarList, options: Mapping) -> Iterator[np.ndarray]:
+    """Matrices from asterisms: the brightest stars first, then fewer and more of them, then the mirrored frame."""
+    n_max = options["max_sources"]
+    for sign in (1.0, -1.0) if options["allow_mirrored"] else (1.0,):
+        for n in dict.fromkeys((n_max, max(10, n_max // 2), 2 * n_max)):
+            guess = _match_asterisms(frame, reference, n, sign)
+            if guess is not None:
+                yield guess
+
+
+def _match_asterisms(frame: _StarList, reference: _StarList, n: int, sign: float) -> np.ndarray | None:
+    """First matrix from the `n` best stars of both lists, or None where the asterisms have nothing in common."""
+    import astroalign
+
+    positions = np.column_stack((sign * frame.x, frame.y))[:n]
+    reference_positions = np.column_stack((reference.x, reference.y))[:n]
+    with _seeded_generator(), contextlib.suppress(astroalign.MaxIterError, ValueError, IndexError):
+        # IndexError and ValueError: astroalign on lists without one triangle in common
+        model, _ = astroalign.find_transform(positions, reference_positions, max_control_points=n)
+        return np.asarray(model.params, dtype=float) @ np.diag((sign, 1.0, 1.0))
+    return None
+
+
+def _seeded_generator():
+    """astroalign shuffles its candidates with an unseeded generator; the same stars must give the same transform."""
+    return mock.patch("numpy.random.default_rng", functools.partial(np.random.default_rng, 0))
+
+
+def _refine(first: np.ndarray, frame: _StarList, reference: _StarList, options: Mapping) -> Transform | None:
+    """Fit on all stars that both lists share, repeated until the set of stars no longer changes."""
+    from scipy.spatial import KDTree
+
+    tree = KDTree(np.column_stack((reference.x, reference.y)))
+    matrix, radius, previous = first, options["match_radius"], None
+    for _ in range(_MAX_ITERATIONS):
+        pairs = _mutual_nearest(matrix, frame, reference, tree, radius)
+        if len(pairs[0]) < 3:
+            return None
+        used = _fit_inliers(pairs, frame, reference, options["model"])
+        if used is None:
+            return None
+        matrix, kept, distance = used
+        if previous is not None and np.array_equal(kept, previous):
+            break
+        previous = kept
+        radius = float(np.clip(5.0 * np.sqrt(np.mean(distance**2)), 0.3, options["match_radius"]))
+    i, j = kept
+    rms = float(np.sqrt(np.mean(distance**2)))
+    return Transform(matrix, rms, len(i), *_flux_scale(frame, reference, i, j))
+
+
+def _mutual_nearest(matrix, frame, reference, tree, radius) -> np.ndarray:
+    """Indices, shape (2, n), of stars that are each other's nearest within `radius` reference pixels."""
+    from scipy.spatial import KDTree
+
+    moved = np.column_stack(_apply(matrix, frame.x, frame.y))
+    distance, to_reference = tree.query(moved)
+    _, to_frame = KDTree(moved).query(np.column_stack((reference.x, reference.y)))
+    i = np.flatnonzero((distance <= radius) & (to_frame[to_reference] == np.arange(len(moved))))
+    return np.stack((i, to_reference[i]))
+
+
+def _fit_inliers(pairs, frame, reference, model):
+    """Matrix, the pairs kept and their distances, after dropping outliers one fit at a time."""
+    fit, least = _FITS[model]
+    kept, previous, scatter = pairs, np.inf, 0.0
+    for _ in range(_MAX_ITERATIONS):
+        i, j = kept
+        sigma = np.hypot(frame.position_error[i], reference.position_error[j])
+        matrix = (fit if len(i) >= least else _fit_similarity)(
+            frame.x[i], frame.y[i], reference.x[j], reference.y[j], 1 / (sigma**2 + scatter**2)
+        )
+        if matrix is None:
+            return None
+        moved_x, moved_y = _apply(matrix, frame.x[i], frame.y[i])
+        distance = np.hypot(moved_x - reference.x[j], moved_y - reference.y[j])
+        scatter = _excess_scatter(distance, sigma)
+        inside = distance <= _OUTLIER_SIGMA * np.hypot(sigma, scatter)
+        if inside.sum() < 3 or (inside.all() and abs(scatter - previous) < 1e-4):
+            break
+        kept, previous = kept[:, inside], scatter
+    return matrix, kept, distance
+
+
+def _excess_scatter(distance: np.ndarray, sigma: np.ndarray) -> float:
+    """Scatter per axis beyond `sigma` (masked pixels, blends, atmosphere), which all stars share.
+
+    The square of a two-dimensional Gaussian distance has the median 2 ln 2 sigma^2.
+    """
+    return float(np.sqrt(max(0.0, np.median(distance**2) / (2 * np.log(2)) - np.median(sigma**2))))
+
+
+def _fit_similarity(x, y, to_x, to_y, weight) -> np.ndarray | None:
+    """Weighted least-squares similarity: in complex numbers w = a z + b, or w = a conj(z) + b for a mirrored frame."""
+    w, total = to_x + 1j * to_y, weight.sum()
+    w0 = (weight * w).sum() / total
+    best = None
+    for sign in (1.0, -1.0):
+        z = x + 1j * sign * y
+        z0 = (weight * z).sum() / total
+        spread = (weight * abs(z - z0) ** 2).sum()
+        if spread <= 0:
+            return None
+        a = (weight * np.conj(z - z0) * (w - w0)).sum() / spread
+        b = w0 - a * z0
+        chi2 = (weight * abs(w - a * z - b) ** 2).sum()
+        if best is None or chi2 < best[0]:
+            matrix = np.array([[a.real, -sign * a.imag, b.real], [a.imag, sign * a.real, b.imag], [0.0, 0.0, 1.0]])
+            best = (chi2, matrix)
+    return best[1] if abs(np.linalg.det(best[1])) > 0 else None
+
+
+def _fit_affine(x, y, to_x, to_y, weight) -> np.ndarray | None:
+    """Weighted least-squares affine transform."""
+    root = np.sqrt(weight)
+    design = np.column_stack((x, y, np.ones_like(x))) * root[:, None]
+    solution, _, rank, _ = np.linalg.lstsq(design, np.column_stack((to_x, to_y)) * root[:, None], rcond=None)
+    if rank < 3:
+        return None
+    return np.vstack((solution.T, (0.0, 0.0, 1.0)))
+
+
+# model -> (fit, least number of stars for which its residuals say anything)
+_FITS = {"similarity": (_fit_similarity, 3), "affine": (_fit_affine, 5)}
+
+
+def _flux_scale(frame: _StarList, reference: _StarList, i: np.ndarray, j: np.ndarray) -> tuple[float, float]:
+    """Reference flux over frame flux of the matched stars and its standard error (robust weighted mean of logarithms)."""
+    good = ~(frame.saturated[i] | reference.saturated[j])
+    i, j = (i[good], j[good]) if good.any() else (i, j)
+    log_ratio = np.log(reference.flux[j] / frame.flux[i])
+    relative = np.hypot(frame.flux_error[i] / frame.flux[i], reference.flux_error[j] / reference.flux[j])
+    sigma = np.hypot(np.nan_to_num(relative, nan=0.02), 0.005)
+    centre = _weighted_median(log_ratio, 1 / sigma**2)
+    for _ in range(_MAX_ITERATIONS):
+        excess = max(1.0, 1.4826 * float(np.median(abs(log_ratio - centre) / sigma)))
+        kept = abs(log_ratio - centre) <= 3 * excess * sigma
+        if not kept.any():
+            break
+        weight = kept / sigma**2
+        updated = float((weight * log_ratio).sum() / weight.sum())
+        if abs(updated - centre) < 1e-7:
+            break
+        centre = updated
+    scale = float(np.exp(centre))
+    return scale, float(scale * excess / np.sqrt((1 / sigma[kept] ** 2).sum())) if kept.any() else np.nan
+
+
+def _weighted_median(values: np.ndarray, weights: np.ndarray) -> float:
+    order = np.argsort(values, kind="stable")
+    cumulative = np.cumsum(weights[order])
+    return float(values[order][np.searchsorted(cumulative, cumulative[-1] / 2)])
+
+
+def _apply(matrix, x, y) -> tuple[np.ndarray, np.ndarray]:
+    return (
+        matrix[0, 0] * x + matrix[0, 1] * y + matrix[0, 2],
+        matrix[1, 0] * x + matrix[1, 1] * y + matrix[1, 2],
+    )
