@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+from scipy import ndimage
+
 from nightflow.products import Image, MaskBit
 
 SUBPIXELS = 5
@@ -21,6 +23,7 @@ class Field:
     stars: np.ndarray = field(init=False)
     galaxies: np.ndarray = field(init=False)
     rays: np.ndarray = field(init=False)
+    fwhm: float = 3.0
     catalogue: list = field(default_factory=list)
 
     def __post_init__(self):
@@ -45,7 +48,7 @@ class Field:
         self.catalogue.append((x, y, flux, fwhm))
 
     def add_galaxy(self, x, y, intensity, radius, *, n=1.0, axis_ratio=0.6, theta=0.0) -> None:
-        """Add a Sersic galaxy of intensity `intensity` at its effective radius `radius` (px)."""
+        """Add a Sersic galaxy of intensity `intensity` at its effective radius `radius` (px), before the seeing."""
         b = 2 * n - 1 / 3 + 0.009876 / n
 
         def profile(r2):
@@ -68,9 +71,16 @@ class Field:
             length = min(self.rng.exponential(5.0), 60)
             self.add_ray(x, y, length, self.rng.uniform(0, 2 * np.pi), faintest * self.rng.uniform(0.01, 1) ** -0.8)
 
+    @property
+    def seen_galaxies(self) -> np.ndarray:
+        """The galaxies through a Gaussian seeing of `fwhm`."""
+        if not self.galaxies.any():
+            return self.galaxies
+        return ndimage.gaussian_filter(self.galaxies, self.fwhm / np.sqrt(8 * np.log(2)), mode="constant")
+
     def image(self, saturation: float = np.inf) -> Image:
         """The observed image: Poisson and read noise, uncertainty and saturation as a detector would give."""
-        expected = self.stars + self.galaxies + self.rays + self.sky
+        expected = self.stars + self.seen_galaxies + self.rays + self.sky
         data = self.rng.poisson(expected) + self.rng.normal(0, self.read_noise, self.shape)
         data = np.minimum(data, saturation).astype(np.float32)
         mask = np.where(data >= saturation, MaskBit.SATURATED, 0).astype(np.uint16)
@@ -118,7 +128,7 @@ def moffat(fwhm, beta):
 
 def star_field(n_stars=200, n_galaxies=0, n_rays=0, fwhm=3.0, beta=None, faintest=1500.0, **options) -> Field:
     """Stars with power-law fluxes, clustered galaxies and cosmic rays."""
-    made = Field(**options)
+    made = Field(fwhm=fwhm, **options)
     for (x, y), u in zip(made.positions(n_stars), made.rng.uniform(size=n_stars), strict=True):
         made.add_star(x, y, faintest / max(u, 0.002) ** (2 / 3), fwhm, beta=beta)
     for x, y in made.positions(n_galaxies):

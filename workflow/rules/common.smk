@@ -7,12 +7,21 @@ from snakemake.utils import update_config
 
 # The library. Its files are named one by one, since a remote module fetches only what is named.
 MODULES = (
-    "__init__ calibration combine configuration cosmicrays frames instruments inventory masters matching planning "
-    "products provenance quality registration report resampling sky simulate sources stacking steps trails"
+    "__init__ badpixels calibration combine configuration cosmicrays detector frames "
+    "instruments inventory lights masters matching measurement photontransfer "
+    "planning previews products provenance quality rawfiles registration report "
+    "resampling scenes simulate simulate_detector simulate_effects simulate_headers "
+    "simulate_noise simulate_sky simulate_sources sky sources stacking steps "
 ).split()
-LIBRARY = {
-    name: workflow.source_path(f"../scripts/nightflow/{name}.py") for name in MODULES
-}
+
+
+def source_file(path):
+    """A file of the workflow: in place where the workflow lies on this machine, else fetched."""
+    here = Path(workflow.current_basedir.get_path_or_uri(secret_free=True), path)
+    return str(here.resolve()) if here.is_file() else workflow.source_path(path)
+
+
+LIBRARY = {name: source_file(f"../scripts/nightflow/{name}.py") for name in MODULES}
 sys.path.insert(0, str(Path(LIBRARY["__init__"]).parents[1]))
 
 from nightflow import configuration, frames, instruments, planning, provenance
@@ -25,7 +34,7 @@ SECTIONS = {
     "masters": ["calibration"],
     "calibrate": ["calibration"],
     "mask": ["calibration", "cosmic_rays", "trails", "sources"],
-    "sky": ["calibration", "cosmic_rays", "trails", "sources", "sky", "detection"],
+    "sky": ["calibration", "cosmic_rays", "trails", "sources", "sky", "photometry"],
 }
 SECTIONS["select"] = [*SECTIONS["sky"], "selection", "registration"]
 SECTIONS["stack"] = [*SECTIONS["select"], "stack"]
@@ -40,9 +49,7 @@ def stop(error):
 def load_instruments():
     """Header dialects by name: those that come with nightflow, and the user's file if one is configured."""
     definitions = {
-        name: load_configfile(
-            workflow.source_path(f"../../config/instruments/{name}.yaml")
-        )
+        name: load_configfile(source_file(f"../../config/instruments/{name}.yaml"))
         for name in INSTRUMENTS
     }
     chosen = config["instrument"]
@@ -61,7 +68,7 @@ def load_instruments():
 
 
 def schema(name):
-    return load_configfile(workflow.source_path(f"../schemas/{name}.schema.yaml"))
+    return load_configfile(source_file(f"../schemas/{name}.schema.yaml"))
 
 
 def make_plan():
@@ -76,7 +83,7 @@ def make_plan():
     return plan
 
 
-defaults = load_configfile(workflow.source_path("../../config/config.yaml"))
+defaults = load_configfile(source_file("../../config/config.yaml"))
 update_config(defaults, config)
 config.update(defaults)
 
@@ -106,17 +113,13 @@ wildcard_constraints:
 
 def code(step):
     """Digest of the code that a step runs, so that an edited function reruns what uses it."""
-    return provenance.code_digest(
-        workflow.source_path(f"../scripts/{step}.py"), LIBRARY
-    )
+    return provenance.code_digest(source_file(f"../scripts/{step}.py"), LIBRARY)
 
 
 def options(section):
     """One section of the configuration, without what only decides which files go where."""
     return {
-        key: value
-        for key, value in config[section].items()
-        if key not in PLANNING_ONLY
+        key: value for key, value in config[section].items() if key not in PLANNING_ONLY
     }
 
 
@@ -139,7 +142,7 @@ def known(table, key, what):
     """Row of a table of the plan, or a sentence."""
     if key not in table:
         raise WorkflowError(
-            f"no {what} '{key if isinstance(key, str) else '/'.join(key)}' in this night: see {RESULTS}/frames.tsv"
+            f"this night has no {what} {key!r}: see {RESULTS}/frames.tsv"
         )
     return table[key]
 
@@ -154,6 +157,11 @@ def master(wildcards):
 
 def group(wildcards):
     return known(PLAN.stacks, (wildcards.target, wildcards.filter), "stack")
+
+
+def hdu_of(frame):
+    """HDU to read: None for the only image of a file, wherever it is."""
+    return frame.hdu if frame.chip is not None else None
 
 
 def master_path(name):
@@ -206,13 +214,17 @@ def group_files(folder, suffix):
 
 
 def selections():
-    return [
-        f"{RESULTS}/selection/{target}/{name}.tsv" for target, name in PLAN.stacks
-    ]
+    return [f"{RESULTS}/selection/{target}/{name}.tsv" for target, name in PLAN.stacks]
 
 
 def stacks():
     return [f"{RESULTS}/stacks/{target}/{name}.fits" for target, name in PLAN.stacks]
+
+
+def stack_previews():
+    return [
+        f"{RESULTS}/report/stacks/{target}/{name}.png" for target, name in PLAN.stacks
+    ]
 
 
 def products_of_a_night(wildcards):

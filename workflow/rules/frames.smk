@@ -3,23 +3,23 @@ rule calibrate:
         unpack(inputs_of_light),
     output:
         f"{RESULTS}/calibrated/{{frame}}.fits",
-    params:
-        hdu=lambda wildcards: light(wildcards).hdu,
-        row=lambda wildcards: light(wildcards).cards(),
-        detector=lambda wildcards: light(wildcards).detector,
-        options=options("calibration"),
-        configuration=digest("calibrate"),
-        code=code("calibrate"),
     log:
         f"{RESULTS}/logs/calibrate/{{frame}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/calibrate/{{frame}}.tsv"
+    priority: 20
     conda:
         "../../envs/calibrate.yaml"
     threads: 1
     resources:
         mem_mb=memory(6),
-    priority: 20
+    params:
+        hdu=lambda wildcards: hdu_of(light(wildcards)),
+        row=lambda wildcards: light(wildcards).cards(),
+        detector=lambda wildcards: light(wildcards).detector,
+        options=options("calibration"),
+        configuration=digest("calibrate"),
+        code=code("calibrate"),
     script:
         "../scripts/calibrate.py"
 
@@ -29,22 +29,22 @@ rule mask:
         f"{RESULTS}/calibrated/{{frame}}.fits",
     output:
         f"{RESULTS}/masked/{{frame}}.fits",
+    log:
+        f"{RESULTS}/logs/mask/{{frame}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/mask/{{frame}}.tsv"
+    priority: 30
+    conda:
+        "../../envs/mask.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(8),
     params:
         cosmic_rays=options("cosmic_rays"),
         trails=options("trails"),
         sources=options("sources"),
         configuration=digest("mask"),
         code=code("mask"),
-    log:
-        f"{RESULTS}/logs/mask/{{frame}}.log",
-    benchmark:
-        f"{RESULTS}/benchmarks/mask/{{frame}}.tsv"
-    conda:
-        "../../envs/mask.yaml"
-    threads: 1
-    resources:
-        mem_mb=memory(8),
-    priority: 30
     script:
         "../scripts/mask.py"
 
@@ -56,21 +56,21 @@ rule sky:
         table=f"{RESULTS}/sky/{{frame}}.tsv",
         subtracted=f"{RESULTS}/subtracted/{{frame}}.fits",
         sources=f"{RESULTS}/sources/{{frame}}.fits",
-    params:
-        row=lambda wildcards: light(wildcards).identity(),
-        sky=options("sky"),
-        detection=options("detection"),
-        configuration=digest("sky"),
-        code=code("sky"),
     log:
         f"{RESULTS}/logs/sky/{{frame}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/sky/{{frame}}.tsv"
+    priority: 40
     conda:
         "../../envs/mask.yaml"
     threads: 1
     resources:
         mem_mb=memory(8),
-    priority: 40
+    params:
+        row=lambda wildcards: light(wildcards).identity(),
+        sky=options("sky"),
+        detection=options("photometry"),
+        configuration=digest("sky"),
+        code=code("sky"),
     script:
         "../scripts/sky.py"

@@ -2,7 +2,6 @@ rule report:
     input:
         frames=f"{RESULTS}/frames.tsv",
         sky=expand(f"{RESULTS}/sky/{{frame}}.tsv", frame=PLAN.lights),
-        sources=expand(f"{RESULTS}/sources/{{frame}}.fits", frame=PLAN.lights),
         selections=selections(),
         stacks=stacks(),
     output:
@@ -14,18 +13,21 @@ rule report:
         summary=f"{RESULTS}/report/summary.txt",
         quality=f"{RESULTS}/quality.tsv",
         sky=f"{RESULTS}/sky.tsv",
-    params:
-        results=RESULTS,
-        code=code("report"),
+        previews=stack_previews(),
     log:
         f"{RESULTS}/logs/report.log",
     benchmark:
         f"{RESULTS}/benchmarks/report.tsv"
+    priority: 70
     conda:
         "../../envs/report.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-    priority: 70
+        mem_mb=memory(2),
+    params:
+        template=source_file("../report/night.html.j2"),
+        results=lambda wildcards, output: str(Path(output.quality).parent),
+        preview_size=config["report"]["preview_size"],
+        code=code("report"),
     script:
         "../scripts/report.py"

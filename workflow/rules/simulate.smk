@@ -1,9 +1,6 @@
 rule simulate:
     output:
-        f"{RESULTS}/simulated/night.json",
-    params:
-        options=options("simulate"),
-        code=code("simulate"),
+        f"{RESULTS}/simulated/README.txt",
     log:
         f"{RESULTS}/logs/simulate.log",
     benchmark:
@@ -13,5 +10,10 @@ rule simulate:
     threads: 2
     resources:
         mem_mb=2000,
+    params:
+        raw=f"{RESULTS}/simulated/raw",
+        truth=f"{RESULTS}/simulated/truth",
+        options=options("simulate"),
+        code=code("simulate"),
     script:
         "../scripts/simulate.py"

@@ -1,6 +1,6 @@
 """Find cosmic rays, trails and sources in a calibrated frame and record them as mask planes."""
 
-from nightflow import cosmicrays, products, sources, steps, trails
+from nightflow import cosmicrays, products, sources, steps
 from nightflow.products import MaskBit
 
 
@@ -8,9 +8,8 @@ def main(calibrated, output, ray_options, trail_options, source_options, configu
     try:
         image = products.read_image(calibrated)
         rays = cosmicrays.find_cosmic_rays(image, ray_options)
-        image.mask[rays] |= MaskBit.COSMIC_RAY
-        image.mask[trails.find_trails(image, trail_options)] |= MaskBit.TRAIL
-        image.mask[sources.source_mask(image.data, image.mask, source_options)] |= MaskBit.SOURCE
+        image.flag(rays, MaskBit.COSMIC_RAY)
+        image.flag(sources.source_mask(image.data, image.mask, source_options), MaskBit.SOURCE)
         image.header["CRNUM"] = (int(rays.sum()), "pixels flagged as cosmic rays")
         image.header["NFCONF"] = (configuration, "digest of the options behind this product")
         products.write_image(output, image)

@@ -3,9 +3,9 @@
 from nightflow import masters, products, steps
 
 
-def main(frames, hdus, output, detector, options, configuration):
+def main(frames, hdu, output, detector, options, configuration):
     try:
-        image = masters.make_bias(list(zip(frames, hdus, strict=True)), detector, options)
+        image = masters.make_bias(frames, detector, options, hdu=hdu)
         image.header["NFCONF"] = (configuration, "digest of the options behind this product")
         products.write_image(output, image)
     except products.RejectedFrame as verdict:
@@ -16,7 +16,7 @@ if "snakemake" in globals():
     with steps.logged(snakemake.log[0]):
         main(
             snakemake.input.frames,
-            snakemake.params.hdus,
+            snakemake.params.hdu,
             snakemake.output[0],
             snakemake.params.detector,
             snakemake.params.options,

@@ -3,9 +3,9 @@
 from nightflow import masters, products, steps
 
 
-def main(frames, hdus, output, detector, options, configuration):
+def main(frames, hdu, exptimes, output, detector, options, configuration):
     try:
-        image = masters.make_dark(list(zip(frames, hdus, strict=True)), None, detector, options)
+        image = masters.make_dark(frames, None, detector, options, hdu=hdu, exptimes=exptimes)
         image.header["NFCONF"] = (configuration, "digest of the options behind this product")
         products.write_image(output, image)
     except products.RejectedFrame as verdict:
@@ -16,7 +16,8 @@ if "snakemake" in globals():
     with steps.logged(snakemake.log[0]):
         main(
             snakemake.input.frames,
-            snakemake.params.hdus,
+            snakemake.params.hdu,
+            snakemake.params.exptimes,
             snakemake.output[0],
             snakemake.params.detector,
             snakemake.params.options,

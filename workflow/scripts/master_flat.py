@@ -3,11 +3,11 @@
 from nightflow import masters, products, steps
 
 
-def main(frames, hdus, bias, dark, output, detector, options, configuration):
+def main(frames, hdu, exptimes, bias, dark, output, detector, options, configuration):
     try:
         bias = products.read_image(bias) if bias else None
         dark = products.read_image(dark) if dark else None
-        image = masters.make_flat(list(zip(frames, hdus, strict=True)), bias, dark, detector, options)
+        image = masters.make_flat(frames, bias, dark, detector, options, hdu=hdu, exptimes=exptimes)
         image.header["NFCONF"] = (configuration, "digest of the options behind this product")
         products.write_image(output, image)
     except products.RejectedFrame as verdict:
@@ -18,7 +18,8 @@ if "snakemake" in globals():
     with steps.logged(snakemake.log[0]):
         main(
             snakemake.input.frames,
-            snakemake.params.hdus,
+            snakemake.params.hdu,
+            snakemake.params.exptimes,
             snakemake.input.get("bias"),
             snakemake.input.get("dark"),
             snakemake.output[0],

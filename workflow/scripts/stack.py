@@ -1,11 +1,21 @@
 """Resample the selected frames of one target and filter once, onto the reference frame, and combine them."""
 
+from pathlib import Path
+
 from nightflow import products, quality, stacking, steps
 
 
 def main(frames, selection, output, options, configuration, threads):
     try:
-        image = stacking.stack_selection(frames, quality.read_selection(selection), options, threads)
+        selected = [row for row in quality.read_selection(selection) if row["used"]]
+        if not selected:
+            raise products.RejectedFrame("no frame of this target and filter can be used")
+        paths = {Path(path).stem: path for path in frames}
+        inputs = [
+            (paths[row["frame"]], quality.matrix_of(row), row["flux_scale"], row["weight"]) for row in selected
+        ]
+        reference = next(paths[row["frame"]] for row in selected if row["reference"])
+        image = stacking.stack(inputs, products.read_header(reference), options, threads)
         image.header["NFCONF"] = (configuration, "digest of the options behind this product")
         products.write_image(output, image)
     except products.RejectedFrame as verdict:

@@ -143,11 +143,11 @@ def combine(
     frames : sequence of ndarray or `RowSource`, each of shape (ny, nx)
         The frames. Each is read once, strip after strip.
     method : {'median', 'mean', 'clipped_mean'}
-        ``mean`` uses every valid value; ``median`` and ``clipped_mean`` first leave out what `rejection` says.
+        ``mean`` uses every valid value, ``median`` and ``clipped_mean`` those that `rejection` leaves.
     sigma_model : `NoiseModel`, optional
         Noise of the frames, for rejection and uncertainty. Without it the uncertainty is the sample's own.
     rejection : `Rejection`, optional
-        None rejects nothing.
+        None rejects nothing; ``clipped_mean`` requires it.
     memory_mb : float
         Bound of the working memory beside the result, in MB. It does not change the result.
 
@@ -158,7 +158,7 @@ def combine(
     Raises
     ------
     ValueError
-        Without frames, for unequal shapes, an unknown method, or a rejection that has no yardstick.
+        Without frames, for unequal shapes, an unknown method, or a rejection that is missing or has no yardstick.
 
     Notes
     -----
@@ -168,9 +168,8 @@ def combine(
     sources = [ArrayRows(frame) if isinstance(frame, np.ndarray) else frame for frame in frames]
     _check(sources, method, sigma_model, rejection)
     shape = sources[0].shape
-    result = Combined(
-        np.empty(shape, np.float32), np.empty(shape, np.float32), np.empty(shape, np.uint16), np.zeros(len(sources), int)
-    )
+    data, uncertainty, count = (np.empty(shape, dtype) for dtype in (np.float32, np.float32, np.uint16))
+    result = Combined(data, uncertainty, count, np.zeros(len(sources), int))
     strip = _Strip(len(sources), method, sigma_model, None if method == "mean" else rejection)
     height = _strip_height(shape, len(sources), memory_mb)
     for start in range(0, shape[0], height):
@@ -188,6 +187,8 @@ def _check(sources, method, sigma_model, rejection) -> None:
     shapes = {tuple(source.shape) for source in sources}
     if len(shapes) > 1:
         raise ValueError(f"frames differ in shape: {sorted(shapes)}")
+    if method == "clipped_mean" and rejection is None:
+        raise ValueError("clipped_mean needs a rejection")
     if rejection is None or method == "mean":
         return
     if rejection.scatter and len(sources) < MIN_FRAMES_FOR_SCATTER:
@@ -213,47 +214,49 @@ class _Strip:
             self.factors[1:] = [median_variance_factor(n) for n in range(1, n_frames + 1)]
         self.middle = ((n_frames - 1) // 2, n_frames // 2)
         self.quartiles = quartile_ranks(n_frames)
+        self.ranks = self._needed_ranks()
 
     def combine(self, planes: list[np.ndarray], rows: slice, result: Combined) -> None:
-        width = planes[0].shape[1]
-        flat = [np.ascontiguousarray(plane, dtype=np.float32).reshape(-1) for plane in planes]
+        """Combine all pixels as if every value were good, then mend those where one is not."""
+        planes = [np.ascontiguousarray(plane, dtype=np.float32).reshape(-1) for plane in planes]
         data, uncertainty, count = (a[rows].reshape(-1) for a in (result.data, result.uncertainty, result.count))
-        for start in range(0, flat[0].size, _CHUNK):
-            part = slice(start, start + _CHUNK)
-            chunk = [plane[part] for plane in flat]
-            first = rows.start * width + start
-            place = slice(first, first + chunk[0].size)
-            self._combine_chunk(chunk, place, data[part], uncertainty[part], count[part], result.rejected)
-
-    def _combine_chunk(self, chunk, place, data, uncertainty, count, rejected) -> None:
-        """Combine all pixels as if all values were good, then mend those where one is not."""
-        n = self.n_frames
-        with np.errstate(invalid="ignore", over="ignore"):
-            ordered = order_statistics(chunk, self._ranks())
-            centre = _midpoint(ordered[self.middle[0]], ordered[self.middle[1]])
-            doubtful = self._doubtful(ordered, centre, place)
-            data[:] = centre if self.method == "median" else _mean_about(centre, chunk)
-            variance = self._variance_of_mean(chunk, data if self.method == "mean" else centre, place)
-            uncertainty[:] = np.sqrt(variance * np.float32(self.factors[n]))
-        count[:] = n
-        if doubtful.any():
-            pixels = np.flatnonzero(doubtful)
-            values = np.stack([plane[pixels] for plane in chunk])
-            data[pixels], uncertainty[pixels], used = self._combine_columns(values, pixels + place.start)
+        first = rows.start * result.data.shape[1]
+        doubtful = []
+        for start in range(0, data.size, _CHUNK):
+            part = slice(start, min(start + _CHUNK, data.size))
+            place = slice(first + part.start, first + part.stop)
+            found = self._combine_chunk([plane[part] for plane in planes], place, data[part], uncertainty[part])
+            doubtful.append(np.flatnonzero(found) + start)
+        count[:] = self.n_frames
+        doubtful = np.concatenate(doubtful)
+        for pixels in np.split(doubtful, range(_CHUNK, doubtful.size, _CHUNK)):
+            values = np.stack([plane[pixels] for plane in planes])
+            data[pixels], uncertainty[pixels], used = self._combine_columns(values, pixels + first)
             count[pixels] = used.sum(axis=0)
-            rejected += (np.isfinite(values) & ~used).sum(axis=1)
+            result.rejected += (np.isfinite(values) & ~used).sum(axis=1)
 
-    def _ranks(self) -> frozenset[int]:
-        ranks = {*self.middle, 0, self.n_frames - 1}
-        if self.rejection is not None and self.rejection.scatter:
-            ranks.update(self.quartiles)
+    def _combine_chunk(self, chunk, place, data, uncertainty) -> np.ndarray:
+        """Fill `data` and `uncertainty` from all values; returns where that may be wrong."""
+        with np.errstate(invalid="ignore"):
+            ordered = order_statistics(chunk, self.ranks)
+            centre = _midpoint(ordered[self.middle[0]], ordered[self.middle[1]]) if ordered else chunk[0]
+            data[:] = centre if self.method == "median" else _mean_about(centre, chunk)
+            variance = self._variance_of_mean(chunk, data, place)
+            np.sqrt(variance * np.float32(self.factors[self.n_frames]), out=uncertainty)
+            return self._doubtful(ordered, centre, place) if self.rejection else np.isnan(data)
+
+    def _needed_ranks(self) -> frozenset[int]:
+        if self.method == "mean":
+            return frozenset()
+        ranks = set(self.middle)
+        if self.rejection is not None:
+            ranks |= {0, self.n_frames - 1}
+            ranks |= set(self.quartiles) if self.rejection.scatter else set()
         return frozenset(ranks)
 
     def _doubtful(self, ordered, centre, place) -> np.ndarray:
         """Pixels whose extreme values pass the limit of the quietest frame, or that have an invalid value."""
         lowest, highest = ordered[0], ordered[self.n_frames - 1]
-        if self.rejection is None:
-            return ~(np.isfinite(lowest) & np.isfinite(highest))
         if self.rejection.scatter:
             variance = _quartile_variance(ordered[self.quartiles[0]], ordered[self.quartiles[1]], self.n_frames)
         else:
@@ -261,7 +264,7 @@ class _Strip:
             variance = self.noise.variance(centre, place, smallest**2, smallest)
         sigma = self._allowed_sigma(variance, centre)
         good = (highest - centre <= self.rejection.high * sigma) & (centre - lowest <= self.rejection.low * sigma)
-        return ~good  # a NaN or an infinity among the values fails both comparisons
+        return ~good  # a NaN among the values fails both comparisons
 
     def _allowed_sigma(self, variance, centre):
         fraction = np.float32(self.rejection.fraction)
@@ -284,7 +287,7 @@ class _Strip:
         number = np.maximum(n, 1).astype(np.float32)
         deviations = np.where(used, values - centre, 0)
         data = centre if self.method == "median" else centre + deviations.sum(axis=0, dtype=np.float32) / number
-        variance = self._variance_of_columns(deviations, used, centre if self.method != "mean" else data, place)
+        variance = self._variance_of_columns(deviations, used, data, place)
         uncertainty = np.sqrt(variance * self.factors[n])
         return data, np.where(n > 0, uncertainty, np.nan), used
 

@@ -1,4 +1,4 @@
-"""Raw frames as the detector delivers them: pixels, overscan, amplifiers, linearity and saturation.
+"""What the detector does to a frame: overscan, amplifiers, linearity and saturation.
 
 A detector is a plain dict of what is known of it: ``gain`` (electron/ADU), ``read_noise`` (electron), ``saturation``,
 ``linearity_limit`` and ``pedestal`` (ADU), ``overscan`` and ``trim`` (pairs of slices, rows first), ``linearity``
@@ -9,172 +9,18 @@ absent key or None means unknown.
 
 from __future__ import annotations
 
-import gzip
-import os
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-from astropy.io import fits
 
+from nightflow.combine import median_variance_factor
 from nightflow.products import RejectedFrame
+from nightflow.rawfiles import RawFile  # noqa: F401
 
 #: Top values of analogue-to-digital converters of 8 to 16 bits, and of signed 16-bit files.
 _CONVERTER_LIMITS = frozenset(2**bits - 1 for bits in (8, 10, 12, 14, 15, 16))
 _READ_BLOCK = 1 << 22  # pixels
-
-
-class RawFile:
-    """The image in one HDU of a raw FITS file, read in strips of rows.
-
-    The file is opened once a strip, so any number of frames may be in use at a time; a gzipped file stays open,
-    since its rows can be reached only in order.
-
-    Parameters
-    ----------
-    path : path-like
-        Raw frame: .fits, .gz or .fz.
-    hdu : int or str, optional
-        Extension; the first one with an image by default.
-
-    Attributes
-    ----------
-    shape : tuple of int
-        Rows and columns.
-    header : `~astropy.io.fits.Header`
-        The image's own header.
-
-    Raises
-    ------
-    RejectedFrame
-        If the file is unreadable, has no two-dimensional image, or is shorter than its header says.
-    """
-
-    def __init__(self, path: str | os.PathLike, hdu: int | str | None = None):
-        self.path = Path(path)
-        self._hdu = hdu
-        self._stream = None
-        try:
-            with _opened(self.path) as hdus:
-                self._read_layout(_image_hdu(hdus, hdu))
-        except (OSError, EOFError, KeyError, IndexError, ValueError, TypeError, fits.VerifyError) as error:
-            raise RejectedFrame(f"{self.path.name} is unreadable: {error}") from error
-        if self._is_plain and self.path.stat().st_size < self._offset + self._dtype.itemsize * np.prod(self.shape):
-            raise RejectedFrame(f"{self.path.name} is truncated: the file is shorter than its header says", self.header)
-
-    def _read_layout(self, hdu) -> None:
-        self.header = hdu.header.copy()
-        self._compressed_image = isinstance(hdu, fits.CompImageHDU)
-        self._gzipped = not self._compressed_image and _is_gzip(self.path)
-        self._is_plain = not (self._compressed_image or self._gzipped)
-        self.shape = _plane_shape(self.header, self.path)
-        self._dtype = np.dtype(fits.hdu.image.BITPIX2DTYPE[self.header["BITPIX"]]).newbyteorder(">")
-        self._offset = hdu.fileinfo()["datLoc"] if not self._compressed_image else 0
-        self._scale = float(self.header.get("BSCALE", 1))
-        self._zero = float(self.header.get("BZERO", 0))
-        self._blank = self.header.get("BLANK") if self.header["BITPIX"] > 0 else None
-
-    def rows(self, start: int, stop: int) -> np.ndarray:
-        """Rows `start` to `stop` as float32 in ADU, shape (stop - start, nx); BLANK becomes NaN.
-
-        Raises
-        ------
-        RejectedFrame
-            If the data end early or cannot be decompressed.
-        """
-        try:
-            if self._compressed_image:
-                return self._decompressed_rows(start, stop)
-            return self._scaled(self._stored_rows(start, stop))
-        except (OSError, EOFError, ValueError) as error:
-            raise RejectedFrame(f"{self.path.name} is truncated or damaged: {error}", self.header) from error
-
-    def read(self) -> np.ndarray:
-        """All rows."""
-        return self.rows(0, self.shape[0])
-
-    def _stored_rows(self, start: int, stop: int) -> np.ndarray:
-        row_bytes = self._dtype.itemsize * self.shape[1]
-        offset, size = self._offset + start * row_bytes, (stop - start) * row_bytes
-        if self._gzipped:
-            content = self._gzip_bytes(offset, size)
-        else:
-            with open(self.path, "rb", buffering=0) as file:
-                content = os.pread(file.fileno(), size, offset)
-        return np.frombuffer(content, self._dtype).reshape(stop - start, self.shape[1])
-
-    def _gzip_bytes(self, offset: int, size: int) -> bytes:
-        if self._stream is None:
-            self._stream = gzip.open(self.path, "rb")  # noqa: SIM115  closed with the frame
-        self._stream.seek(offset)
-        return self._stream.read(size)
-
-    def _scaled(self, stored: np.ndarray) -> np.ndarray:
-        exact = stored.dtype.itemsize <= 2 or stored.dtype.kind == "f"  # other integers need float64 until BZERO is off
-        pixels = stored.astype(np.float32 if exact else np.float64)
-        if self._scale != 1:
-            pixels *= pixels.dtype.type(self._scale)
-        if self._zero:
-            pixels += pixels.dtype.type(self._zero)
-        if self._blank is not None:
-            pixels[stored == self._blank] = np.nan
-        return pixels.astype(np.float32, copy=False)
-
-    def _decompressed_rows(self, start: int, stop: int) -> np.ndarray:
-        with _opened(self.path) as hdus:
-            section = _image_hdu(hdus, self._hdu).section
-            leading = (0,) * (len(section.shape) - 2)
-            return np.asarray(section[(*leading, slice(start, stop))], dtype=np.float32)
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[fits.HDUList]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a truncated file is judged by its size, odd cards do not matter here
-        with fits.open(path, memmap=False, lazy_load_hdus=True) as hdus:
-            yield hdus
-
-
-def _image_hdu(hdus: fits.HDUList, hdu: int | str | None):
-    if hdu is not None:
-        return hdus[hdu]
-    for candidate in hdus:
-        if candidate.is_image and candidate.header.get("NAXIS", 0) >= 2:
-            return candidate
-    raise ValueError("it has no image")
-
-
-def _is_gzip(path: Path) -> bool:
-    with open(path, "rb") as file:
-        return file.read(2) == b"\x1f\x8b"
-
-
-def _plane_shape(header: fits.Header, path: Path) -> tuple[int, int]:
-    axes = [header[f"NAXIS{i}"] for i in range(header["NAXIS"], 0, -1)]
-    if len(axes) < 2 or any(n != 1 for n in axes[:-2]) or min(axes, default=0) < 1:
-        raise RejectedFrame(f"{path.name} is no two-dimensional image: its axes are {axes[::-1]}", header)
-    return axes[-2], axes[-1]
-
-
-def read_raw(path: str | os.PathLike, hdu: int | str | None = None) -> np.ndarray:
-    """Pixels of a raw frame in ADU, float32, shape (ny, nx).
-
-    Parameters
-    ----------
-    path : path-like
-        Raw frame: .fits, .gz or .fz.
-    hdu : int or str, optional
-        Extension; the first one with an image by default.
-
-    Raises
-    ------
-    RejectedFrame
-        If the file is unreadable, truncated, or holds no two-dimensional image.
-    """
-    return RawFile(path, hdu).read()
 
 
 def find_saturation(raw: np.ndarray) -> float | None:
@@ -208,7 +54,7 @@ def find_saturation(raw: np.ndarray) -> float | None:
 
 @dataclass(frozen=True)
 class Amplifier:
-    """One amplifier: its sections of the raw frame (rows, columns) and of the trimmed frame, its gain and read noise."""
+    """One amplifier: its sections of the raw and of the trimmed frame (rows, columns), gain and read noise."""
 
     data: tuple[slice, slice]
     overscan: tuple[slice, slice] | None
@@ -244,8 +90,8 @@ def amplifiers(detector: dict, shape: tuple[int, int]) -> list[Amplifier]:
 
 def _section_within(section, shape: tuple[int, int]) -> tuple[slice, slice]:
     rows, columns = (slice(*part.indices(n)[:2]) for part, n in zip(section, shape, strict=True))
-    given = [part.stop for part in section if part.stop is not None and part.stop > 0]
-    if rows.stop <= rows.start or columns.stop <= columns.start or any(g > max(shape) for g in given):
+    beyond = any(part.stop is not None and part.stop > n for part, n in zip(section, shape, strict=True))
+    if beyond or rows.stop <= rows.start or columns.stop <= columns.start:
         raise RejectedFrame(f"the section {_fits_section(section)} does not lie on a frame of {shape[1]} x {shape[0]}")
     return rows, columns
 
@@ -281,7 +127,7 @@ class SignalRows:
 
     Parameters
     ----------
-    raw : `RawFile` or `~nightflow.combine.ArrayRows`
+    raw : `~nightflow.rawfiles.RawFile` or `~nightflow.combine.ArrayRows`
         The raw frame.
     detector : dict
         What is known of the detector.
@@ -292,10 +138,12 @@ class SignalRows:
     ----------
     shape : tuple of int
         Rows and columns after trimming.
+    origin : tuple of int
+        Row and column of the raw frame that come first.
     overscan_level : float or None
         Mean level that was subtracted, ADU.
-    overscan_pixels : float
-        Overscan pixels behind one level, which give its noise; infinite without overscan.
+    noise_factor : float
+        Variance of a pixel after the subtraction in units of the read noise's: the overscan level has noise too.
     """
 
     def __init__(self, raw, detector: dict, options: dict):
@@ -305,7 +153,8 @@ class SignalRows:
         self._levels = [_overscan_levels(raw, amp, options) for amp in self.amplifiers]
         known = [level for level in self._levels if level is not None]
         self.overscan_level = float(np.mean([level.mean() for level in known])) if known else None
-        self.overscan_pixels = min((_pixels_per_level(a, options) for a in self.amplifiers), default=np.inf)
+        self.noise_factor = np.float32(1 + max(_level_variance(amp, options) for amp in self.amplifiers))
+        self.origin = tuple(min(amp.data[axis].start for amp in self.amplifiers) for axis in (0, 1))
 
     def rows(self, start: int, stop: int) -> np.ndarray:
         """Rows `start` to `stop` of the trimmed frame as float32, shape (stop - start, nx)."""
@@ -321,12 +170,23 @@ class SignalRows:
                 )
         return strip
 
+    def trim(self, image: np.ndarray) -> np.ndarray:
+        """The data sections of an array of the raw frame's shape, joined."""
+        trimmed = np.zeros(self.shape, image.dtype)
+        for amp in self.amplifiers:
+            trimmed[amp.trimmed] = image[amp.data]
+        return trimmed
+
+    def overscan_method(self, options: dict) -> str:
+        """How the overscan level was found, ``none`` without overscan."""
+        return "none" if self.overscan_level is None else options.get("overscan_method", "median")
+
     def _amplifier_rows(self, index: int, start: int, stop: int) -> np.ndarray:
         amp, level = self.amplifiers[index], self._levels[index]
         first = amp.data[0].start
         strip = self.raw.rows(first + start, first + stop)[:, amp.data[1]]
         if level is None:
-            return strip
+            return strip.copy()  # the strip may be a view of the raw frame
         return strip - (level[start:stop] if level.shape[1] == 1 else level)
 
 
@@ -387,15 +247,18 @@ def _running_mean(level: np.ndarray, width: int) -> np.ndarray:
     return np.convolve(level, kernel, "same") / np.convolve(np.ones(level.size), kernel, "same")
 
 
-def _pixels_per_level(amp: Amplifier, options: dict) -> float:
+def _level_variance(amp: Amplifier, options: dict) -> float:
+    """Variance of an overscan level in units of the read noise's."""
     if amp.overscan is None:
-        return np.inf
+        return 0.0
     rows, columns = (part.stop - part.start for part in amp.overscan)
     across, along = (columns, rows) if _is_beside(amp) else (rows, columns)
-    method = options.get("overscan_method", "median")
-    if method == "smooth":
-        return across * min(int(options.get("overscan_smooth", 25)), along)
-    return across * (along / (int(options.get("overscan_order", 3)) + 1) if method == "polynomial" else 1)
+    averaged = {
+        "median": 1.0,
+        "smooth": min(options.get("overscan_smooth", 25), along),
+        "polynomial": along / (options.get("overscan_order", 3) + 1),
+    }
+    return median_variance_factor(across) / (across * averaged[options.get("overscan_method", "median")])
 
 
 def linearise(signal: np.ndarray, coefficients) -> np.ndarray:
@@ -419,30 +282,3 @@ def linearity_slope(signal: np.ndarray, coefficients) -> np.ndarray | float:
         return 1.0
     derivative = np.polynomial.polynomial.polyder(np.asarray(coefficients, signal.dtype))
     return np.polynomial.polynomial.polyval(signal, derivative)
-
-
-def required_pedestal(pedestal):
-    """`pedestal`, where it is known.
-
-    Raises
-    ------
-    RejectedFrame
-        Where it is not: a polynomial of the signal above the bias cannot be evaluated.
-    """
-    if pedestal is None:
-        raise RejectedFrame("the linearity correction needs the bias level: a bias, an overscan section or a pedestal")
-    return pedestal
-
-
-def dark_scale(exptime: float, dark_exptime: float | None) -> float:
-    """Exposure time in units of the dark's; exactly 1 where they agree to 0.1 %.
-
-    Raises
-    ------
-    RejectedFrame
-        If an exposure time is missing, or the dark's is zero.
-    """
-    if not dark_exptime or exptime is None:
-        raise RejectedFrame("the dark cannot be scaled: an exposure time is missing")
-    ratio = float(exptime) / float(dark_exptime)
-    return 1.0 if abs(ratio - 1) < 1e-3 else ratio

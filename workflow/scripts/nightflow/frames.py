@@ -171,6 +171,8 @@ def build(
             continue
         several = len(content["hdus"]) > 1
         for hdu in content["hdus"]:
+            if several:  # chips of a mosaic: each has masters of its own
+                hdu["cards"].setdefault("CHIPID", hdu["cards"].get("EXTNAME") or f"hdu{hdu['hdu']}")
             frame = Frame(frame_id(file.name, hdu["hdu"], several), file.path, hdu["hdu"])
             dialect = choose(hdu["cards"], instruments) if instrument == "auto" else instruments[instrument]
             values, _ = translate(hdu["cards"], dialect, file.name)

@@ -251,6 +251,15 @@ def _text(value, _instrument) -> str | None:
     return " ".join(str(value).split()) if value is not None else None
 
 
+def _section(value, _instrument) -> tuple[slice, slice] | None:
+    """A FITS section ``[x1:x2,y1:y2]`` (1-based, inclusive) as slices of rows and columns; None if it is none."""
+    found = re.fullmatch(r"\s*\[\s*(\d+)\s*:\s*(\d+)\s*,\s*(\d+)\s*:\s*(\d+)\s*\]\s*", str(value or ""))
+    if not found:
+        return None
+    x1, x2, y1, y2 = map(int, found.groups())
+    return (slice(y1 - 1, y2), slice(x1 - 1, x2)) if 0 < x1 <= x2 and 0 < y1 <= y2 else None
+
+
 _CONVERSIONS = {
     "target": _text,
     "filter": _text,
@@ -275,6 +284,8 @@ _CONVERSIONS = {
     "mjd_obs": _number,
     "window_x": _number,
     "window_y": _number,
+    "trim": _section,
+    "overscan": _section,
 }
 
 

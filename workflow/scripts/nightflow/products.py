@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import enum
 import os
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 from astropy.io import fits
+from astropy.utils.exceptions import AstropyWarning
 
 from nightflow import __version__
 
@@ -64,6 +66,10 @@ class RejectedFrame(Exception):
         self.reason = reason
         self.header = fits.Header() if header is None else header
 
+    def about(self, header: fits.Header) -> RejectedFrame:
+        """This verdict with the frame's `header`, where it was given without one."""
+        return self if len(self.header) else RejectedFrame(self.reason, header)
+
 
 @dataclass
 class Image:
@@ -93,6 +99,10 @@ class Image:
     def shape(self) -> tuple[int, int]:
         return self.data.shape
 
+    def flag(self, where: np.ndarray, bit: MaskBit) -> None:
+        """Set `bit` in the mask where the boolean array `where` is true."""
+        self.mask[where] |= np.uint16(bit)
+
 
 def clean_header(header: fits.Header) -> fits.Header:
     """Copy of `header` without cards that describe the storage or the sections of the raw file.
@@ -102,13 +112,15 @@ def clean_header(header: fits.Header) -> fits.Header:
     """
     kept = fits.Header()
     for card in header.cards:
-        if card.keyword in _NOT_COPIED:
-            continue
         try:
-            card.verify("silentfix+exception")
-            str(card)  # an unparsable value raises only when it is formatted
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", AstropyWarning)
+                if card.keyword in _NOT_COPIED:
+                    continue
+                card.verify("silentfix+exception")
+                str(card)  # an unparsable value raises only when it is formatted
             kept.append(card, end=True)
-        except (fits.VerifyError, ValueError):
+        except (fits.VerifyError, AstropyWarning, ValueError):
             continue
     return kept
 
@@ -165,8 +177,10 @@ def write_image(path: str | os.PathLike, image: Image) -> None:
 def _extension(name: str, content):
     if isinstance(content, np.ndarray):
         return fits.ImageHDU(content, name=name)
-    hdu = fits.table_to_hdu(content)
-    hdu.name = name
+    hdu = fits.BinTableHDU(content.as_array(), name=name)
+    for number, column in enumerate(content.colnames, start=1):
+        if content[column].unit is not None:  # as text: electron is a unit, though not of the FITS standard
+            hdu.header.set(f"TUNIT{number}", str(content[column].unit), after=f"TFORM{number}")
     return hdu
 
 
@@ -236,7 +250,10 @@ def read_table(path: str | os.PathLike):
 
     with fits.open(path, memmap=False) as hdus:
         raise_if_rejected(hdus[0].header)
-        return Table.read(hdus[1]), hdus[0].header.copy()
+        table = Table({name: _native_column(hdus[1].data[name]) for name in hdus[1].columns.names})
+        for number, column in enumerate(table.colnames, start=1):
+            table[column].unit = hdus[1].header.get(f"TUNIT{number}")
+        return table, hdus[0].header.copy()
 
 
 def read_header(path: str | os.PathLike) -> fits.Header:
@@ -253,6 +270,10 @@ def raise_if_rejected(header: fits.Header) -> None:
 def printable(text: str) -> str:
     """`text` with everything that a FITS card cannot hold replaced by ``?``."""
     return "".join(c if " " <= c <= "~" else "?" for c in text)
+
+
+def _native_column(column: np.ndarray) -> np.ndarray:
+    return np.array(column, dtype=column.dtype.newbyteorder("="))
 
 
 def _native(array: np.ndarray, dtype) -> np.ndarray:

@@ -16,15 +16,6 @@ import numpy as np
 
 from nightflow.products import MaskBit, RejectedFrame
 
-DEFAULTS = {
-    "model": "similarity",
-    "max_sources": 50,
-    "min_matches": 6,
-    "match_radius": 3.0,
-    "max_rms": 0.5,
-    "allow_mirrored": True,
-}
-
 # Centroids of bright stars are limited by undersampling and atmosphere, not by photons: an error floor in pixels keeps
 # one bright star from outweighing all others.
 _CENTROID_FLOOR = 0.02
@@ -76,7 +67,7 @@ class Transform:
         return _apply(self.matrix, np.asarray(x, dtype=float), np.asarray(y, dtype=float))
 
 
-def find_transform(sources, reference_sources, options: Mapping | None = None) -> Transform:
+def find_transform(sources, reference_sources, options: Mapping) -> Transform:
     """Transform that brings a frame onto the reference frame.
 
     Parameters
@@ -84,7 +75,7 @@ def find_transform(sources, reference_sources, options: Mapping | None = None) -
     sources, reference_sources : table
         Columns ``x`` and ``y`` (0-based pixels), ``flux``; ``flux_err``, ``fwhm`` (pixels) and ``flags`` (mask bits)
         are used where present.
-    options : mapping, optional
+    options : mapping
         Section ``registration`` of the configuration: ``model`` (``similarity`` or ``affine``), ``max_sources``,
         ``min_matches``, ``match_radius`` (pixels), ``max_rms`` (pixels), ``allow_mirrored``.
 
@@ -99,7 +90,6 @@ def find_transform(sources, reference_sources, options: Mapping | None = None) -
     RejectedFrame
         If the two lists share too few stars, or if no transform brings them together.
     """
-    options = DEFAULTS | dict(options or {})
     if options["model"] not in _FITS:
         raise ValueError(f"registration.model is {options['model']!r}, must be one of {', '.join(_FITS)}")
     frame, reference = _star_list(sources), _star_list(reference_sources)
@@ -115,6 +105,11 @@ def find_transform(sources, reference_sources, options: Mapping | None = None) -
         f"cannot be registered: no transform brings {required} of its {len(frame.x)} stars "
         f"onto the {len(reference.x)} of the reference frame"
     )
+
+
+def identity(n_stars: int = 0) -> Transform:
+    """Transform of the reference frame itself, with its `n_stars` stars."""
+    return Transform(np.eye(3), 0.0, n_stars, 1.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -278,7 +273,7 @@ _FITS = {"similarity": (_fit_similarity, 3), "affine": (_fit_affine, 5)}
 
 
 def _flux_scale(frame: _StarList, reference: _StarList, i: np.ndarray, j: np.ndarray) -> tuple[float, float]:
-    """Reference flux over frame flux of the matched stars and its standard error (robust weighted mean of logarithms)."""
+    """Ratio of reference to frame fluxes and its standard error: robust weighted mean of the stars' logarithms."""
     good = ~(frame.saturated[i] | reference.saturated[j])
     i, j = (i[good], j[good]) if good.any() else (i, j)
     log_ratio = np.log(reference.flux[j] / frame.flux[i])

@@ -160,7 +160,8 @@ class Camera:
         variance = self.read_noise**2 + self.column_gain**2 / 12
         if self.effects.shot_noise.on:
             variance = variance + light * response + self.dark_rate * np.float32(exptime)
-        return np.broadcast_to(np.sqrt(variance) / response, self.shape).astype(np.float32)
+        with np.errstate(divide="ignore"):  # infinite where a pixel sees nothing
+            return np.broadcast_to(np.sqrt(variance) / response, self.shape).astype(np.float32)
 
     def expose(
         self, light: np.ndarray | None, exptime: float, filter_name: str, frame: str, hours: float = 0.0

@@ -15,7 +15,7 @@ the difference of two nights that differ in one effect is that effect alone.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 
 # --- the telescope's pointing and the air above it ----------------------------------------------------------------
 
@@ -43,6 +43,31 @@ class MeridianFlip:
 
     on: bool = False
     after: float = 0.5  # fraction of the target's frames taken before the flip
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Another pixel scale in some frames: a focal reducer, another telescope."""
+
+    on: bool = False
+    factor: float = 1.1  # on arcsec per pixel
+    fraction: float = 0.5  # of the frames
+    frames: tuple[int, ...] = ()  # numbers within a target and filter, from 1; replaces `fraction`
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """East to the right, after an odd number of mirrors."""
+
+    on: bool = False
+
+
+@dataclass(frozen=True)
+class PointingError:
+    """The header's coordinates are off by this angle, in a direction of their own for each target."""
+
+    on: bool = False
+    offset: float = 5.0  # arcminute
 
 
 @dataclass(frozen=True)
@@ -79,7 +104,7 @@ class GuidingFailure:
     on: bool = False
     length: float = 15.0  # pixel
     fraction: float = 0.1  # of the frames
-    frames: tuple[int, ...] = ()  # numbers within a target and filter, from 1; replaces `fraction`
+    frames: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -380,6 +405,9 @@ class Effects:
     dithers: Dithers = field(default_factory=Dithers)
     rotation: Rotation = field(default_factory=Rotation)
     meridian_flip: MeridianFlip = field(default_factory=MeridianFlip)
+    scale: Scale = field(default_factory=Scale)
+    mirror: Mirror = field(default_factory=Mirror)
+    pointing_error: PointingError = field(default_factory=PointingError)
     distortion: Distortion = field(default_factory=Distortion)
     seeing: Seeing = field(default_factory=Seeing)
     elongation: Elongation = field(default_factory=Elongation)
@@ -458,13 +486,18 @@ def configure(section, settings: dict, where: str):
 
 def _value(default, kind: str, value, where: str):
     if is_dataclass(default):
-        if isinstance(value, bool):
+        is_effect = hasattr(default, "on")
+        if is_effect and isinstance(value, bool):
             return replace(default, on=value)
-        return configure(default, {"on": True, **value} if isinstance(value, dict) else value, where)
-    value = tuple(value) if isinstance(value, list) else value
+        return configure(default, {"on": True, **value} if is_effect and isinstance(value, dict) else value, where)
+    value = _as_tuples(value)
     if kind in _ALLOWED and not _ALLOWED[kind](value):
         raise ValueError(f"{where}: expected {kind}, for example {default!r}; got {value!r}")
     return value
+
+
+def _as_tuples(value):
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
 
 
 def _is_number(value) -> bool:
@@ -475,6 +508,10 @@ def _is_count(value) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
+def _is_pair(value) -> bool:
+    return isinstance(value, tuple) and len(value) == 2 and all(map(_is_number, value))
+
+
 _ALLOWED = {
     "bool": lambda v: isinstance(v, bool),
     "str": lambda v: isinstance(v, str),
@@ -483,10 +520,11 @@ _ALLOWED = {
     "float": _is_number,
     "float | None": lambda v: v is None or _is_number(v),
     "tuple[int, int]": lambda v: isinstance(v, tuple) and len(v) == 2 and all(map(_is_count, v)),
-    "tuple[float, float]": lambda v: isinstance(v, tuple) and len(v) == 2 and all(map(_is_number, v)),
+    "tuple[float, float]": _is_pair,
     "tuple[float, ...]": lambda v: isinstance(v, tuple) and all(map(_is_number, v)),
     "tuple[int, ...]": lambda v: isinstance(v, tuple) and all(map(_is_count, v)),
     "tuple[str, ...]": lambda v: isinstance(v, tuple) and all(isinstance(one, str) for one in v),
+    "tuple[tuple[float, float], ...]": lambda v: isinstance(v, tuple) and all(map(_is_pair, v)),
 }
 
 
@@ -494,8 +532,3 @@ def _refuse_unknown(given, known, where: str) -> None:
     unknown = sorted(set(given) - set(known))
     if unknown:
         raise ValueError(f"{where}: unknown option '{unknown[0]}'; known are {', '.join(known)}")
-
-
-def as_dict(effects: Effects) -> dict:
-    """The effects as plain nested dictionaries, as a configuration would give them."""
-    return asdict(effects)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import zlib
+from hashlib import blake2b
 
 import numpy as np
 
@@ -19,8 +19,8 @@ def stream(seed: int, *names: str) -> np.random.Generator:
     *names : str
         For example the effect and the frame.
     """
-    keys = [zlib.crc32(name.encode()) for name in names]
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, *keys])))
+    digest = blake2b("\0".join(names).encode(), digest_size=16).digest()
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, int.from_bytes(digest)])))
 
 
 def poisson(expected: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-#: Gauss-Legendre nodes across a pixel; three integrate a Moffat of FWHM 2 pixels to 0.1 % in the central pixel.
-_NODES = 3
-_NODES_SHARP = 7
+# Gauss-Legendre nodes and weights across a pixel; three integrate a Moffat of FWHM 2 pixels to 0.1 % everywhere.
+_QUADRATURE = np.polynomial.legendre.leggauss(3)
+_QUADRATURE_SHARP = np.polynomial.legendre.leggauss(7)
 
 #: A galaxy's profile ends here, in effective radii (or where 99.95 % of the flux is inside).
 GALAXY_EDGE = 10.0
@@ -29,12 +29,15 @@ class PSF:
         1 - minor / major axis.
     theta : float
         Angle of the major axis from +x towards +y, radian.
+    streak : tuple of float
+        Length (pixel) and angle (radian) of the line along which the image moved during the exposure.
     """
 
     fwhm: float
     beta: float = 3.5
     ellipticity: float = 0.0
     theta: float = 0.0
+    streak: tuple[float, float] = (0.0, 0.0)
 
     @property
     def alpha(self) -> float:
@@ -59,6 +62,13 @@ class PSF:
         major, minor = 1 / (self.alpha**2 / ratio), 1 / (self.alpha**2 * ratio)
         cos, sin = math.cos(self.theta), math.sin(self.theta)
         return major * cos**2 + minor * sin**2, (major - minor) * sin * cos, major * sin**2 + minor * cos**2
+
+    def shifts(self) -> list[tuple[float, float]]:
+        """Offsets x, y of the profiles whose mean is the image: close enough to merge into a streak."""
+        length, angle = self.streak
+        steps = max(math.ceil(length / (0.3 * self.fwhm)), 1)
+        along = (np.arange(steps) - (steps - 1) / 2) * length / steps
+        return [(s * math.cos(angle), s * math.sin(angle)) for s in along.tolist()]
 
 
 def render_stars(
@@ -86,12 +96,13 @@ def render_stars(
     faintest : float
         Brightness per pixel at which a star may end.
     """
+    moved = psf.streak[0] / 2
     enclosing = psf.radius_enclosing(1 - lost)
     for x0, y0, total in zip(np.asarray(x, float), np.asarray(y, float), np.asarray(flux, float), strict=True):
-        radius = max(enclosing, psf.radius_of(faintest, total))
+        radius = moved + max(enclosing, psf.radius_of(faintest, total))
         place = _overlap(image.shape, x0, y0, radius)
         if place is not None and total > 0:
-            image[place] += total * _moffat_pixels(psf, place, x0, y0)
+            image[place] += total * _star_pixels(psf, place, x0, y0)
 
 
 def render_galaxies(
@@ -165,9 +176,15 @@ def _overlap(shape: tuple[int, int], x: float, y: float, radius: float) -> tuple
     return (slice(low, high), slice(left, right)) if left < right and low < high else None
 
 
+def _star_pixels(psf: PSF, place: tuple[slice, slice], x: float, y: float) -> np.ndarray:
+    """Star of flux 1 on the pixels of `place`."""
+    shifts = psf.shifts()
+    return sum(_moffat_pixels(psf, place, x + dx, y + dy) for dx, dy in shifts) / np.float32(len(shifts))
+
+
 def _moffat_pixels(psf: PSF, place: tuple[slice, slice], x: float, y: float) -> np.ndarray:
     """Moffat of flux 1 centred on (x, y), integrated over the pixels of `place` by Gauss-Legendre quadrature."""
-    nodes, weights = np.polynomial.legendre.leggauss(_NODES if psf.fwhm >= 2 else _NODES_SHARP)
+    nodes, weights = _QUADRATURE if psf.fwhm >= 2 else _QUADRATURE_SHARP
     dy = _node_offsets(place[0], y, nodes)
     dx = _node_offsets(place[1], x, nodes)
     a, b, c = psf.quadratic_form()
@@ -189,7 +206,7 @@ def _node_offsets(pixels: slice, centre: float, nodes: np.ndarray) -> np.ndarray
 
 def _add_galaxy(image, psf, x, y, flux, radius, index, axis_ratio, theta, arms) -> None:
     edge = _galaxy_edge(index) * radius
-    blur = psf.radius_enclosing(0.999)
+    blur = psf.radius_enclosing(0.999) + psf.streak[0] / 2
     if flux <= 0 or _overlap(image.shape, x, y, edge + blur) is None:
         return
     # Fine enough for the narrower of profile and seeing; odd, so that pixel centres stay sample centres.
@@ -214,17 +231,17 @@ def _galaxy_samples(half, fine, dx, dy, radius, index, axis_ratio, theta, arms, 
     shape = (radius, index, axis_ratio, theta, arms, edge)
     samples = _galaxy_brightness(axis - dx, axis - dy, *shape)
     # The cusp of a steep profile is finer than any grid: the samples about the centre become means over 15 x 15 points.
+    middle_x, middle_y = (slice(i - 3, i + 4) for i in (int(np.argmin(abs(axis - d))) for d in (dx, dy)))
     sub = (np.arange(15) - 7) / 15 / fine
-    cx, cy = (int(np.argmin(abs(axis - d))) for d in (dx, dy))
-    for j in range(cy - 3, cy + 4):
-        for i in range(cx - 3, cx + 4):
-            samples[j, i] = _galaxy_brightness(axis[i] - dx + sub, axis[j] - dy + sub, *shape).mean()
+    points_x, points_y = (np.add.outer(axis[m], sub).ravel() for m in (middle_x, middle_y))
+    points = _galaxy_brightness(points_x - dx, points_y - dy, *shape)
+    samples[middle_y, middle_x] = _block_sum(points, 15) / 15**2
     return samples
 
 
 def _galaxy_brightness(dx, dy, radius, index, axis_ratio, theta, arms, edge) -> np.ndarray:
     """Relative brightness on the grid of the offsets `dx` and `dy` (1-D arrays)."""
-    dx, dy = np.meshgrid(dx, dy)
+    dx, dy = np.meshgrid(dx.astype(np.float32), dy.astype(np.float32))
     u = (dx * math.cos(theta) + dy * math.sin(theta)) / radius
     v = (-dx * math.sin(theta) + dy * math.cos(theta)) / (radius * axis_ratio)
     r = np.hypot(u, v)
@@ -249,10 +266,9 @@ def _convolved(profile: np.ndarray, psf: PSF, fine: int, blur: int) -> np.ndarra
     from scipy.signal import fftconvolve
 
     size = (2 * blur + 1) * fine
-    sharp = PSF(psf.fwhm * fine, psf.beta, psf.ellipticity, psf.theta)
-    kernel = _moffat_pixels(sharp, (slice(0, size), slice(0, size)), (size - 1) / 2, (size - 1) / 2)
-    padded = np.pad(profile.astype(np.float32), blur * fine)
-    return fftconvolve(padded, kernel / kernel.sum(dtype=np.float64), mode="same")
+    sharp = replace(psf, fwhm=psf.fwhm * fine, streak=(psf.streak[0] * fine, psf.streak[1]))
+    kernel = _star_pixels(sharp, (slice(0, size), slice(0, size)), (size - 1) / 2, (size - 1) / 2)
+    return fftconvolve(np.pad(profile, blur * fine), kernel / kernel.sum(dtype=np.float64).astype(np.float32), "same")
 
 
 def _block_sum(samples: np.ndarray, fine: int) -> np.ndarray:

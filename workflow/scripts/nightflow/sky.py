@@ -125,6 +125,54 @@ def sky_model(data, mask=None, options: Mapping | None = None, *, statistics: Sk
     raise ValueError(f"sky.method is scalar or mesh, not {options['method']!r}")
 
 
+def local_sky(data, usable, mesh: int, *, smooth_only: bool = False):
+    """Level and standard deviation of the sky about each pixel, fast rather than exact: to detect sources by.
+
+    Every other row and column is looked at. With `smooth_only` the level is a paraboloid through the meshes, from
+    which meshes that sources brighten are left out: the start of an iteration, when nothing is masked yet.
+
+    Parameters
+    ----------
+    data : ndarray, shape (ny, nx)
+        Pixels, all finite.
+    usable : ndarray of bool, shape (ny, nx)
+        Pixels to be looked at.
+    mesh : int
+        Side of the meshes, px.
+    smooth_only : bool
+        Fit a paraboloid instead of following each mesh.
+
+    Returns
+    -------
+    level, stddev : ndarray of float32, shape (ny, nx)
+    """
+    box = tuple(min(mesh, n) for n in data.shape)
+    levels, widths, share = _clipped_meshes(data, usable, box)
+    centres = [_box_centres(n, size) for n, size in zip(data.shape, box, strict=True)]
+    surface = _fit_surface(np.where(share > 0.25 * share.max(), levels, np.nan), centres, 2 if smooth_only else 1)
+    level = _surface_at(surface, *(np.arange(n) for n in data.shape)).astype(np.float32)
+    if not smooth_only:
+        residual = np.where(share > 0.25 * share.max(), levels - _surface_at(surface, *centres), np.nan)
+        level += _interpolate_mesh(_smooth_mesh(residual, 3), centres, data.shape)
+    widths = _smooth_mesh(np.where(share > 0.25 * share.max(), widths, np.nan), 3)
+    return level, _interpolate_mesh(widths, centres, data.shape)
+
+
+def _clipped_meshes(data, usable, box):
+    """Clipped median and standard deviation in each box, from every other row and column, and its usable share."""
+    rows, columns = (range(0, n, size) for n, size in zip(data.shape, box, strict=True))
+    levels, widths, share = (np.full((len(rows), len(columns)), np.nan) for _ in range(3))
+    for i, y in enumerate(rows):
+        for j, x in enumerate(columns):
+            part = np.s_[y : y + box[0] : 2, x : x + box[1] : 2]
+            pixels = data[part][usable[part]]
+            share[i, j] = pixels.size / (box[0] * box[1] / 4)
+            pixels = _clip_sorted(np.sort(pixels), 3.0, 10)
+            if pixels.size:
+                levels[i, j], widths[i, j] = _sorted_median(pixels), pixels.std(dtype=np.float64) / 0.9866
+    return levels, widths, share
+
+
 def _clip_sorted(pixels, sigma: float, maxiters: int):
     """The part of the sorted `pixels` that iterated clipping about the median leaves."""
     for _ in range(maxiters):
@@ -153,21 +201,116 @@ def _scalar_model(data, mask, options, statistics):
 
 
 def _mesh_model(data, mask, options):
+    unusable = ~np.isfinite(data) if mask is None else ~np.isfinite(data) | (np.asarray(mask) != 0)
+    if unusable.all():
+        raise ValueError("no usable pixel to measure the sky on")
+    box = tuple(min(int(options["mesh"]), n) for n in data.shape)
+    levels, rms = _mesh_levels(np.where(unusable, np.float32(0), data), unusable, box, options)
+    centres = [_box_centres(n, size) for n, size in zip(data.shape, box, strict=True)]
+    plane = _fit_surface(levels, centres, 1)
+    residual = _smooth_mesh(levels - _surface_at(plane, *centres), int(options["filter_size"]))
+    background = _interpolate_mesh(residual, centres, data.shape)
+    background += _surface_at(plane, *(np.arange(n) for n in data.shape)).astype(np.float32)
+    return background, float(np.nanmedian(rms))
+
+
+def _mesh_levels(data, unusable, box, options):
+    """Clipped level and standard deviation of every mesh; NaN where too few pixels are usable."""
     from astropy.stats import SigmaClip
     from photutils.background import Background2D, MeanBackground, MedianBackground, ModeEstimatorBackground
 
     estimators = {"median": MedianBackground, "mean": MeanBackground, "mode": ModeEstimatorBackground}
-    unusable = ~np.isfinite(data) if mask is None else ~np.isfinite(data) | (np.asarray(mask) != 0)
-    if unusable.all():
-        raise ValueError("no usable pixel to measure the sky on")
-    size = tuple(min(int(options["mesh"]), n) for n in data.shape)
+    # the meshes with most pixels are always measured, however crowded the field
+    usable_share = 1.0 - _mean_in_boxes(unusable, box)
+    least = min(1.0 - options["max_masked"], 0.5 * float(usable_share.max()))
     background = Background2D(
-        np.where(unusable, np.float32(0), data),
-        size,
+        data,
+        box,
         mask=unusable,
-        exclude_percentile=100.0 * options["max_masked"],
+        exclude_percentile=100.0 * (1.0 - least),
         filter_size=1,
         sigma_clip=SigmaClip(sigma=options["sigma"], maxiters=options["maxiters"]),
         bkg_estimator=estimators[options["estimator"]](sigma_clip=None),
     )
-    return background.background, float(background.background_rms_median)
+    measured = usable_share > least
+    return [
+        np.where(measured, mesh, np.nan).astype(np.float64)
+        for mesh in (background.background_mesh, background.background_rms_mesh)
+    ]
+
+
+def _mean_in_boxes(plane, box):
+    """Mean of `plane` in each box, the ones that the edge cuts included."""
+    starts = [np.arange(0, n, size) for n, size in zip(plane.shape, box, strict=True)]
+    total = np.add.reduceat(np.add.reduceat(plane, starts[0], axis=0, dtype=np.int64), starts[1], axis=1)
+    widths = [np.diff(np.append(start, n)) for start, n in zip(starts, plane.shape, strict=True)]
+    return total / np.outer(*widths)
+
+
+def _box_centres(n: int, size: int):
+    starts = np.arange(0, n, size)
+    return 0.5 * (starts + np.minimum(starts + size, n) - 1)
+
+
+def _fit_surface(levels, centres, degree: int):
+    """Coefficients of a polynomial surface through the meshes, outliers (mostly sources) left out.
+
+    Filling, filtering and extending the mesh act on what is left after this surface, so that a gradient of the sky
+    passes through them unchanged.
+    """
+    terms = _surface_terms(*centres, degree).reshape(levels.size, -1)
+    values, keep = levels.ravel(), np.isfinite(levels.ravel())
+    surface = np.zeros(terms.shape[1])
+    surface[0] = np.median(values[keep])
+    if np.count_nonzero(keep) < 3 * surface.size:
+        return surface
+    for _ in range(10):
+        surface = np.linalg.lstsq(terms[keep], values[keep], rcond=None)[0]
+        excess = values - terms @ surface
+        spread = 1.4826 * np.median(np.abs(excess[keep])) + 1e-6 * abs(surface[0])
+        centre = np.median(excess[keep])
+        # sources only brighten, so that the upper limit is the closer one
+        previous, keep = keep, (excess - centre < 2.5 * spread) & (centre - excess < 4 * spread)
+        if np.count_nonzero(keep) < 2 * surface.size or (keep == previous).all():
+            break
+    return surface
+
+
+def _surface_terms(y, x, degree: int):
+    """Powers of the positions up to `degree`, shape (len(y), len(x), number of terms)."""
+    y, x = np.meshgrid(y * 1e-3, x * 1e-3, indexing="ij")
+    return np.stack([y**p * x**q for p in range(degree + 1) for q in range(degree + 1 - p)], axis=-1)
+
+
+def _surface_at(surface, y, x):
+    degree = 1 if surface.size == 3 else 2
+    powers = [(p, q) for p in range(degree + 1) for q in range(degree + 1 - p)]
+    return sum(c * np.outer((y * 1e-3) ** p, (x * 1e-3) ** q) for c, (p, q) in zip(surface, powers, strict=True))
+
+
+def _smooth_mesh(residual, filter_size: int):
+    """Fill meshes that were not measured from their neighbours, then median-filter the mesh."""
+    from scipy import ndimage
+
+    measured = np.isfinite(residual)
+    if not measured.all():
+        # inverse-square distances: the nearest measured meshes decide
+        y, x = np.nonzero(~measured)
+        my, mx = np.nonzero(measured)
+        weight = ((y[:, None] - my) ** 2 + (x[:, None] - mx) ** 2).astype(float) ** -2
+        residual = residual.copy()
+        residual[~measured] = weight @ residual[measured] / weight.sum(axis=1)
+    return residual if filter_size <= 1 else ndimage.median_filter(residual, filter_size, mode="nearest")
+
+
+def _interpolate_mesh(values, centres, shape):
+    """Cubic spline through mesh values at the boxes' true centres, constant beyond the outermost of them."""
+    from scipy.interpolate import make_interp_spline
+
+    basis = []
+    for n, centre in zip(shape, centres, strict=True):
+        at = np.clip(np.arange(n), centre[0], centre[-1])
+        # splines through unit vectors: interpolation becomes one small matrix an axis
+        k = min(3, centre.size - 1)
+        basis.append(make_interp_spline(centre, np.eye(centre.size), k=k)(at) if k else np.ones((n, 1)))
+    return ((basis[0] @ values).astype(np.float32)) @ basis[1].T.astype(np.float32)

@@ -1,0 +1,45 @@
+# make demo   reduce a simulated night and say where to look
+# make test   everything that can be checked on this machine
+# make lock   renew envs/requirements*.txt from the .in files
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint docs lock clean
+
+demo: .venv/run
+	$(BIN)/snakemake --cores all --quiet all simulate --config results_dir=demo
+	$(BIN)/snakemake --cores all --quiet rules --config raw_dir=demo/simulated/raw results_dir=demo
+
+test: .venv/test lint
+	$(BIN)/pytest
+
+lint: .venv/test
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/snakemake --lint
+
+docs: .venv/run
+	$(BIN)/python -m nightflow.reference config/README.md
+
+.venv/run: envs/requirements.txt pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --require-hashes -r envs/requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	touch $@
+
+.venv/test: .venv/run envs/requirements-test.txt
+	$(BIN)/python -m pip install --quiet --require-hashes -r envs/requirements-test.txt
+	touch $@
+
+LOCK := .venv/bin/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --no-header --no-annotate \
+	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-emit-options
+
+lock: .venv/run
+	$(BIN)/python -m pip install --quiet pip-tools
+	cd envs && ../$(LOCK) -o requirements.txt requirements.in
+	cd envs && ../$(LOCK) -o requirements-test.txt requirements-test.in
+
+clean:
+	rm -rf .venv demo

@@ -1,0 +1,39 @@
+"""Calibrate one raw light with its masters: the guide's equation, in electrons, with mask planes and uncertainty."""
+
+from pathlib import Path
+
+from astropy.io import fits
+
+from nightflow import calibration, lights, products, steps
+
+
+def main(raw, hdu, paths, output, cards, detector, options, missing, configuration):
+    header = fits.Header()
+    try:
+        pixels, header = lights.read_light(raw, hdu, cards)
+        used = lights.read_masters(paths, missing)
+        bad_pixels = used["bad_pixels"].mask if used["bad_pixels"] is not None else None
+        image = calibration.calibrate(
+            pixels, header, detector, used["bias"], used["dark"], used["flat"], bad_pixels, options
+        )
+        for card, kind in (("CALBIAS", "bias"), ("CALDARK", "dark"), ("CALFLAT", "flat"), ("CALBPM", "bad_pixels")):
+            image.header[card] = Path(paths[kind]).stem if used[kind] is not None else "none"
+        image.header["NFCONF"] = (configuration, "digest of the options behind this product")
+        products.write_image(output, image)
+    except products.RejectedFrame as verdict:
+        products.write_rejected(output, verdict.about(header))
+
+
+if "snakemake" in globals():
+    with steps.logged(snakemake.log[0]):
+        main(
+            snakemake.input.light,
+            snakemake.params.hdu,
+            {kind: snakemake.input.get(kind) for kind in ("bias", "dark", "flat", "bad_pixels")},
+            snakemake.output[0],
+            snakemake.params.row,
+            snakemake.params.detector,
+            snakemake.params.options,
+            snakemake.config["calibration"]["missing"],
+            snakemake.params.configuration,
+        )

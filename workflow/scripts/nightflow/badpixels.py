@@ -1,0 +1,132 @@
+"""Pixels that are hot in the master dark, or dead or deviant in the master flat."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nightflow.combine import order_statistics
+from nightflow.products import Image, MaskBit
+
+_RUN = 31  # pixels of a column or row that are judged together
+_BOX = 7  # pixels; the surroundings of a pixel
+_BLOCK_PIXELS = 1 << 16  # filtered at a time, in the processor's cache
+
+
+def find_bad_pixels(dark: Image | None, flat: Image | None, options: dict) -> np.ndarray:
+    """Map of pixels that are hot in the dark, or dead or deviant in the flat.
+
+    Parameters
+    ----------
+    dark : Image or None
+        Master dark.
+    flat : Image or None
+        Master flat.
+    options : dict
+        ``hot_sigma``: excess of a hot pixel over its surroundings in standard deviations of one dark frame;
+        ``dead_response``: response relative to the surroundings below which a pixel is dead; ``deviant_response``:
+        largest relative deviation from the surroundings of a good pixel.
+
+    Returns
+    -------
+    ndarray of uint16, shape (ny, nx)
+        Bit BAD, else 0.
+
+    Raises
+    ------
+    ValueError
+        If there is neither dark nor flat.
+    """
+    if dark is None and flat is None:
+        raise ValueError("a map of bad pixels needs a dark or a flat")
+    bad = np.zeros((dark or flat).shape, bool)
+    if dark is not None:
+        noise = dark.header.get("DARKNOIS", 0.0)
+        bad |= hot_pixels(dark.data, noise, options.get("hot_sigma", 20.0))
+    if flat is not None:
+        bad |= deviant_pixels(flat, options.get("dead_response", 0.5), options.get("deviant_response", 0.2))
+    return np.where(_with_filled_lines(bad), np.uint16(MaskBit.BAD), np.uint16(0))
+
+
+def hot_pixels(dark: np.ndarray, noise: float, threshold: float) -> np.ndarray:
+    """Pixels brighter than their surroundings by `threshold` standard deviations.
+
+    Parameters
+    ----------
+    dark : ndarray of float32, shape (ny, nx)
+        Master dark.
+    noise : float
+        Standard deviation of one dark frame. Where the dark itself scatters more from pixel to pixel, that counts: a
+        mean of ever more frames shows ever fainter warm pixels, which the dark corrects well.
+    threshold : float
+        Standard deviations.
+
+    Returns
+    -------
+    ndarray of bool, shape (ny, nx)
+        True also where the dark is not finite.
+    """
+    excess = dark - local_median(dark, _BOX)
+    scatter = 1.4826 * local_median(np.abs(excess), 2 * _BOX + 1)
+    return ~(excess <= threshold * np.maximum(scatter, np.float32(noise)))
+
+
+def deviant_pixels(flat: Image, dead_response: float, deviant_response: float) -> np.ndarray:
+    """Pixels whose response is far from that of their surroundings, beyond the flat's own noise.
+
+    Parameters
+    ----------
+    flat : Image
+        Master flat.
+    dead_response : float
+        Smallest response, relative to the surroundings, of a live pixel.
+    deviant_response : float
+        Largest relative deviation of a good pixel.
+
+    Returns
+    -------
+    ndarray of bool, shape (ny, nx)
+    """
+    ratio = flat.data / local_median(flat.data, _BOX)
+    deviant = ~(np.abs(ratio - 1) <= np.maximum(deviant_response, 5 * flat.uncertainty))
+    dead = ~(ratio >= dead_response)
+    return (deviant | dead) & ((flat.mask & MaskBit.LOW_RESPONSE) == 0)
+
+
+def local_median(image: np.ndarray, width: int) -> np.ndarray:
+    """Median over `width` columns, then over `width` rows: a bright column does not become its own background.
+
+    Parameters
+    ----------
+    image : ndarray of float32, shape (ny, nx)
+        NaN counts as the image's median.
+    width : int
+        Odd number of pixels.
+    """
+    filled = np.where(np.isfinite(image), image, np.float32(np.nanmedian(image)))
+    half, (ny, nx) = width // 2, image.shape
+    padded = np.pad(filled, half, mode="symmetric")
+    result = np.empty(image.shape, np.float32)
+    height = max(1, _BLOCK_PIXELS // nx)
+    for start in range(0, ny, height):
+        block = padded[start : min(start + height, ny) + 2 * half]
+        across = _middle([block[:, i : i + nx] for i in range(width)])
+        result[start : start + height] = _middle([across[i : len(block) - 2 * half + i] for i in range(width)])
+    return result
+
+
+def _middle(planes: list[np.ndarray]) -> np.ndarray:
+    half = len(planes) // 2
+    return order_statistics(planes, frozenset({half}))[half]
+
+
+def _with_filled_lines(bad: np.ndarray) -> np.ndarray:
+    """`bad` with the gaps of columns and rows of which it holds at least half of a run."""
+    filled = bad.copy()
+    for axis in (0, 1):
+        n = bad.shape[axis]
+        total = np.cumsum(np.insert(bad, 0, False, axis=axis), axis=axis, dtype=np.int32)
+        first = np.clip(np.arange(n) - _RUN // 2, 0, max(n - _RUN, 0))
+        last = np.minimum(first + _RUN, n)
+        share = (total.take(last, axis) - total.take(first, axis)) / min(_RUN, n)
+        filled |= share >= 0.5
+    return filled

@@ -1,0 +1,297 @@
+"""Cosmic rays: L.A.Cosmic's candidates, and a test of each against the point-spread function of the frame.
+
+L.A.Cosmic finds what is sharper than its surroundings, which the cores of well-focused stars are too, and misses faint
+tracks. Here its candidates, and faint sharp pixels besides, are kept only where a star of the frame's own seeing
+explains the pixels worse than a ray does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from nightflow import sources
+from nightflow.products import UNUSABLE, Image, MaskBit
+
+DEFAULTS = {
+    "engine": "astroscrappy",
+    "sigclip": 4.5,
+    "sigfrac": 0.3,
+    "objlim": 5.0,
+    "niter": 4,
+    "sepmed": True,
+    "cleantype": "meanmask",
+    "fsmode": "median",
+    "psfmodel": "gauss",
+    "psffwhm": 2.5,
+    "psfsize": 7,
+    "psfk": None,
+    "psfbeta": 4.765,
+    "test_psf": True,
+}
+_LACOSMIC_OPTIONS = tuple(name for name in DEFAULTS if name not in ("engine", "test_psf"))
+# Fewest stars from which the frame's own PSF is measured.
+_FEWEST_STARS = 5
+# A pixel that a hypothesis does not explain costs no more than this many units of chi squared.
+_CAP = 12.0
+# Error of the PSF model, as a share of its value.
+_PSF_ERROR = 0.1
+# Noise alone makes about three pixels above this in ten million.
+_LEAST_SIGNIFICANCE = 5.0
+_STAMP = 2  # half side, px
+_OFFSETS = np.arange(-1.0, 1.01, 0.25)  # of a star from the middle of its brightest pixel, px
+
+
+@dataclass(frozen=True)
+class PointSpread:
+    """Moffat profile of the stars of a frame.
+
+    Attributes
+    ----------
+    covariance : tuple of float
+        xx, yy, xy (px^2) of the Gaussian of the same width at half maximum.
+    beta : float
+        Moffat exponent.
+    n_stars : int
+        Stars it was measured from; 0 for an assumed one.
+    """
+
+    covariance: tuple[float, float, float]
+    beta: float
+    n_stars: int = 0
+
+    @property
+    def fwhm(self) -> float:
+        xx, yy, _ = self.covariance
+        return float(sources.FWHM_OF_SIGMA * np.sqrt(0.5 * (xx + yy)))
+
+
+def find_cosmic_rays(image: Image, options: Mapping | None = None):
+    """Pixels that cosmic rays hit.
+
+    Parameters
+    ----------
+    image : `~nightflow.products.Image`
+        Calibrated frame in electrons with the sky in it. Bad and saturated pixels are never flagged.
+    options : mapping, optional
+        L.A.Cosmic's parameters under astroscrappy's names; ``engine``; ``test_psf`` (False gives L.A.Cosmic's own
+        mask).
+
+    Returns
+    -------
+    rays : ndarray of bool, shape (ny, nx)
+
+    Raises
+    ------
+    ValueError
+        If the engine is unknown.
+
+    References
+    ----------
+    L.A.Cosmic: van Dokkum (2001), PASP 113, 1420.
+    """
+    options = {**DEFAULTS, **(options or {})}
+    if options["engine"] != "astroscrappy":
+        raise ValueError(f"cosmic_rays.engine is astroscrappy, not {options['engine']!r}")
+    unusable = (image.mask & int(UNUSABLE | MaskBit.SATURATED)) != 0
+    unusable |= ~np.isfinite(image.data) | ~np.isfinite(image.uncertainty)
+    if unusable.all():
+        return np.zeros(image.shape, dtype=bool)
+    level = np.float32(np.median(image.data[~unusable]))
+    pixels = np.where(unusable, level, image.data)
+    sigma = np.where(unusable, np.float32(np.median(image.uncertainty[~unusable])), image.uncertainty)
+    candidates = _astroscrappy(pixels, sigma, unusable, options)
+    if not options["test_psf"]:
+        return candidates & ~unusable
+    return _test_candidates(pixels, sigma, unusable, candidates, options)
+
+
+def _astroscrappy(pixels, sigma, unusable, options):
+    import astroscrappy
+
+    rays, _ = astroscrappy.detect_cosmics(
+        pixels,
+        inmask=unusable,
+        # filtered by astroscrappy itself, so that a ray's own Poisson noise does not hide it
+        invar=sigma**2,
+        gain=1.0,
+        satlevel=np.inf,  # saturated pixels are in the mask
+        verbose=False,
+        **{name: options[name] for name in _LACOSMIC_OPTIONS},
+    )
+    return rays
+
+
+def _test_candidates(pixels, sigma, unusable, candidates, options):
+    """The candidates, and faint sharp pixels, that a ray explains better than a star."""
+    psf = provisional_psf(pixels, sigma, unusable, options)
+    smooth = separable_median(pixels)
+    place = separable_median(sigma)
+    excess = (pixels - smooth) / place
+    sharp = (excess > options["sigclip"]) & ~unusable
+    tested = (candidates | sharp) & ~unusable
+    y, x = _peaks(pixels, tested)
+    if not y.size:
+        return np.zeros(pixels.shape, dtype=bool)
+    rows, columns, nearest = _nearest_peak(tested, y, x)
+    is_ray = star_cost(pixels, sigma, place, unusable, y, x, psf) > 0
+    is_ray &= _significance(excess[rows, columns], nearest, y.size) > _LEAST_SIGNIFICANCE
+    rays, stars = np.zeros(pixels.shape, dtype=bool), np.zeros(pixels.shape, dtype=bool)
+    rays[rows, columns], stars[rows, columns] = is_ray[nearest], ~is_ray[nearest]
+    for _ in range(2):
+        rays |= sources.dilate(rays, 1.5) & (excess > 3) & ~stars & ~unusable
+    return rays
+
+
+def provisional_psf(pixels, sigma, unusable, options) -> PointSpread:
+    """PSF of the bright, round sources of a frame on which rays are not flagged yet.
+
+    Parameters
+    ----------
+    pixels, sigma : ndarray, shape (ny, nx)
+        Science pixels with the sky in them and their standard deviation, finite everywhere.
+    unusable : ndarray of bool, shape (ny, nx)
+        Bad and saturated pixels.
+    options : mapping
+        ``psffwhm`` (px) and ``psfbeta`` of the profile assumed where there are too few stars.
+
+    Returns
+    -------
+    psf : PointSpread
+    """
+    level, _ = sources.sky.local_sky(pixels, ~unusable, 64)
+    flat = Image(np.where(unusable, np.float32(0), pixels - level), np.where(unusable, 4, 0).astype(np.uint16), sigma)
+    measured = sources.bright_shapes(flat)
+    # rays are sharper than any usable focus, or elongated
+    xx, yy, xy = measured[:3]
+    width = np.sqrt(0.5 * (xx + yy))
+    stars = (width > 0.58) & (np.hypot(xx - yy, 2 * xy) < 0.5 * (xx + yy))
+    if np.count_nonzero(stars) >= _FEWEST_STARS:
+        common = sources.typical(width[stars])
+        stars &= np.abs(width - common) < 0.15 * common
+    if np.count_nonzero(stars) < _FEWEST_STARS:
+        variance = (options["psffwhm"] / sources.FWHM_OF_SIGMA) ** 2
+        return PointSpread((variance, variance, 0.0), float(options["psfbeta"]))
+    moments = [float(np.median(m[stars])) for m in (xx, yy, xy)]
+    ratio = float(np.clip(np.median(width[stars] / measured[3][stars]), 0.8, 0.99))
+    factor = 1 / (1 + 0.94 * (1 - ratio))
+    return PointSpread(tuple(m * factor**2 for m in moments), 1 / (2.4 * (1 - ratio)), int(stars.sum()))
+
+
+def separable_median(image):
+    """Medians of five along the rows, then of five along the columns, edges repeated."""
+    for axis in (0, 1):
+        padded = np.pad(image, [(2, 2) if k == axis else (0, 0) for k in (0, 1)], mode="edge")
+        n = image.shape[axis]
+        image = _median_of_five(*(padded[i : i + n] if axis == 0 else padded[:, i : i + n] for i in range(5)))
+    return image
+
+
+def _median_of_five(a, b, c, d, e):
+    """Median of five arrays, pixel by pixel, by exchanges alone."""
+    low, high = np.maximum(np.minimum(a, b), np.minimum(c, d)), np.minimum(np.maximum(a, b), np.maximum(c, d))
+    return np.maximum(np.minimum(low, high), np.minimum(np.maximum(low, high), e))
+
+
+def _peaks(pixels, tested):
+    """Pixels of `tested` brighter than all their neighbours, and the brightest of each region without such."""
+    from scipy import ndimage
+
+    labels, count = ndimage.label(tested, structure=np.ones((3, 3)))
+    y, x = np.nonzero(tested)
+    padded = np.pad(pixels, 1, constant_values=-np.inf)
+    value, region = pixels[y, x], labels[y, x]
+    highest = np.ones(y.size, dtype=bool)
+    for dy, dx in ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)):
+        neighbour = padded[y + 1 + dy, x + 1 + dx]
+        highest &= (value > neighbour) if (dy, dx) < (0, 0) else (value >= neighbour)
+    has_peak = np.zeros(count + 1, dtype=bool)
+    has_peak[region[highest]] = True
+    order = np.lexsort((-value, region))
+    first = order[np.searchsorted(region[order], np.flatnonzero(~has_peak[1:]) + 1)]
+    highest[first] = True
+    return y[highest], x[highest]
+
+
+def _nearest_peak(tested, y, x):
+    """Rows and columns of the pixels of `tested`, and which peak is nearest to each."""
+    from scipy.spatial import cKDTree
+
+    rows, columns = np.nonzero(tested)
+    _, nearest = cKDTree(np.column_stack([y, x])).query(np.column_stack([rows, columns]))
+    return rows, columns, nearest
+
+
+def _significance(excess, group, n: int):
+    """Significance of each of `n` groups of pixels: of its brightest pixel, or of all above 2 sigma together."""
+    highest = np.full(n, -np.inf)
+    np.maximum.at(highest, group, excess)
+    bright = excess > 2
+    total = np.bincount(group[bright], excess[bright], n)
+    return np.maximum(highest, total / np.sqrt(np.maximum(np.bincount(group[bright], minlength=n), 1)))
+
+
+def star_cost(pixels, sigma, place, unusable, y, x, psf: PointSpread):
+    """How much worse a star explains the pixels about each peak than a ray does, in units of chi squared.
+
+    A star is the PSF at the best of 81 positions with the best flux above the local background; a ray may fill any
+    pixel. Pixels brighter than the hypothesis cost at most `_CAP`, since neighbours may light them; the peak itself
+    must be explained.
+
+    Parameters
+    ----------
+    pixels, sigma, place : ndarray, shape (ny, nx)
+        Science pixels, their standard deviation, and what that is in the surroundings.
+    unusable : ndarray of bool, shape (ny, nx)
+    y, x : ndarray of int, shape (n,)
+        The peaks.
+    psf : PointSpread
+
+    Returns
+    -------
+    cost : ndarray, shape (n,)
+        Positive for a ray.
+    """
+    ring = max(4, round(1.5 * psf.fwhm))
+    wide = sources._stamps(np.where(unusable, np.float32(np.nan), pixels), x, y, ring, fill=np.nan)
+    border = np.ones(wide.shape[1:], dtype=bool)
+    border[2:-2, 2:-2] = False
+    background = np.nanmedian(wide[:, border], axis=1)
+    background = np.where(np.isfinite(background), background, np.nanmedian(pixels))
+    size = slice(ring - _STAMP, ring + _STAMP + 1)
+    n = y.size
+    stamp = (wide[:, size, size].reshape(n, -1) - background[:, None]).astype(np.float64)
+    noise = sources._stamps(sigma, x, y, _STAMP).reshape(n, -1).astype(np.float64)
+    quiet = sources._stamps(place, x, y, _STAMP).reshape(n, -1).astype(np.float64)
+    known = np.isfinite(stamp) & (noise > 0)
+    stamp, weight = np.where(known, stamp, 0), np.where(known, 1 / np.where(known, noise, 1) ** 2, 0)
+    templates = _templates(psf)
+    # best flux of the star at each position, then the best position
+    over, under = np.einsum("np,tp->nt", weight * stamp, templates), np.einsum("np,tp->nt", weight, templates**2)
+    flux = np.maximum(over, 0) / np.maximum(under, 1e-30)
+    best = np.argmax(flux * over, axis=1)
+    model = flux[np.arange(n), best][:, None] * templates[best]
+    residual = stamp - model
+    chi2 = residual**2 / (1 / np.where(known, weight, 1) + (_PSF_ERROR * model) ** 2) * known
+    middle = templates.shape[1] // 2
+    free = (residual > 0) & (np.arange(templates.shape[1]) != middle)
+    star = np.where(free, np.minimum(chi2, _CAP), chi2).sum(axis=1)
+    chi2 = stamp**2 / np.where(known, quiet, 1) ** 2 * known
+    ray = np.where(stamp > 0, np.minimum(chi2, _CAP), chi2).sum(axis=1)
+    return star - ray
+
+
+def _templates(psf: PointSpread):
+    """The PSF over a stamp, integrated over the pixels, at each of the positions; peak of one, shape (81, 25)."""
+    xx, yy, xy = psf.covariance
+    fine = (np.arange(-5 * _STAMP - 2, 5 * _STAMP + 3)) / 5
+    shift_y, shift_x = (s.ravel()[:, None, None] for s in np.meshgrid(_OFFSETS, _OFFSETS, indexing="ij"))
+    dy, dx = fine[:, None] - shift_y, fine[None, :] - shift_x
+    determinant = xx * yy - xy**2
+    # squared radius in units of the Gaussian's sigma; half maximum at 2 ln 2
+    r2 = (yy * dx**2 - 2 * xy * dx * dy + xx * dy**2) / determinant
+    profile = (1 + r2 * (2 ** (1 / psf.beta) - 1) / (2 * np.log(2))) ** -psf.beta
+    side = 2 * _STAMP + 1
+    return profile.reshape(-1, side, 5, side, 5).mean(axis=(2, 4)).reshape(shift_y.size, side * side)

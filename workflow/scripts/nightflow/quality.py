@@ -1,0 +1,287 @@
+"""Quality of the frames of a group: who enters the stack, with what weight, and which frame is the reference.
+
+A group is a table with one row a frame. `measures` makes a row from a frame's sources and header, `select` applies the
+limits and says in a sentence why a frame is left out, `choose_reference` picks the frame on whose grid the others are
+stacked, and `select_and_register` is the whole of it, with the transforms.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from nightflow.products import RejectedFrame, replacing
+
+WEIGHTS = ("none", "exposure", "inverse_variance", "seeing", "stars")
+
+# option -> (column, words for the sentence, unit, sign: +1 an upper limit, -1 a lower one, least sigma: as a fraction
+# of the median and absolute, so that a very steady night does not throw out its own ordinary frames)
+_LIMITS = {
+    "max_fwhm": ("fwhm", "FWHM", " px", 1, (0.05, 0.0)),
+    "max_ellipticity": ("ellipticity", "ellipticity", "", 1, (0.0, 0.03)),
+    "max_sky": ("sky", "sky", "", 1, (0.05, 0.0)),
+    "min_stars": ("n_stars", "number of stars", "", -1, (0.1, 0.0)),
+    "min_zero_point": ("zero_point", "zero point", " mag", -1, (0.0, 0.02)),
+}
+_FLOATS = ("fwhm", "ellipticity", "sky", "sky_std", "exptime", "zero_point")
+_MATRIX = ("xx", "xy", "x0", "yx", "yy", "y0")
+_TRANSFORM = (*_MATRIX, "rms", "flux_scale", "flux_scale_error")
+_LEAST_FRAMES_FOR_SPREAD = 5
+
+
+def measures(frame: str, header: Mapping, n_stars: int, zero_point: float = np.nan) -> dict:
+    """Row of one frame, from the cards that the sky stage wrote.
+
+    Parameters
+    ----------
+    frame : str
+        Frame id.
+    header : mapping
+        FWHM (pixels), ELLIPT, SKYMED and SKYSTD (electron), EXPTIME (s); those missing become NaN.
+    n_stars : int
+        Number of sources.
+    zero_point : float
+        Magnitude of 1 electron/s, NaN where unknown.
+    """
+    cards = {"fwhm": "FWHM", "ellipticity": "ELLIPT", "sky": "SKYMED", "sky_std": "SKYSTD", "exptime": "EXPTIME"}
+    row = {name: _number(header.get(card)) for name, card in cards.items()}
+    return {"frame": frame, "reason": "", "n_stars": int(n_stars), "zero_point": float(zero_point), **row}
+
+
+def _number(value) -> float:
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else np.nan
+
+
+def make_table(rows: list[dict]):
+    """Table of rows from `measures`; a row of a rejected frame has just ``frame`` and ``reason``.
+
+    Returns
+    -------
+    `~astropy.table.Table`
+        Sorted by frame.
+    """
+    from astropy.table import Table
+
+    rows = sorted(rows, key=lambda row: row["frame"])
+    table = Table()
+    table["frame"] = np.array([row["frame"] for row in rows], dtype=str)
+    table["used"] = [not row["reason"] for row in rows]
+    table["reason"] = np.array([row["reason"] for row in rows], dtype=object)
+    table["weight"] = np.zeros(len(rows))
+    table["n_stars"] = [int(row.get("n_stars", 0)) for row in rows]
+    for name in _FLOATS:
+        table[name] = [float(row.get(name, np.nan)) for row in rows]
+    return table
+
+
+def select(table, options: Mapping):
+    """Mark the frames that pass every limit.
+
+    Parameters
+    ----------
+    table : `~astropy.table.Table`
+        From `make_table`.
+    options : mapping
+        Section ``selection`` of the configuration. A limit is a number in the unit of the measure, ``"3 sigma"``
+        (robust standard deviations from the median of the group), ``"90 %"`` (quantile), or None. A measure that is
+        unknown for a frame passes.
+
+    Returns
+    -------
+    `~astropy.table.Table`
+        Copy with ``used``, ``reason`` and ``weight`` filled in.
+
+    Raises
+    ------
+    ValueError
+        If a limit or a weight cannot be understood.
+    """
+    table = table.copy()
+    candidates = np.array(table["used"], dtype=bool)
+    for option, (column, words, unit, sign, floor) in _LIMITS.items():
+        values = np.asarray(table[column], dtype=float)
+        limit = _limit(option, options[option], values[candidates], sign, floor)
+        for i in np.flatnonzero(candidates & (sign * values > sign * limit)):
+            side, short = ("above", "maximum") if sign > 0 else ("below", "minimum")
+            sentence = f"{words} {values[i]:.4g}{unit} is {side} the {short} {limit:.4g}{unit}"
+            sentence = f"{sentence} ({option}: {options[option]})"
+            table["reason"][i] = "; ".join(filter(None, (table["reason"][i], sentence)))
+            table["used"][i] = False
+    table["weight"] = frame_weights(table, options["weights"])
+    return table
+
+
+def _limit(option: str, setting, values: np.ndarray, sign: int, floor: tuple[float, float]) -> float:
+    """Limit in the unit of the measure; infinite where none applies."""
+    values = values[np.isfinite(values)]
+    none = sign * np.inf
+    if setting is None:
+        return none
+    if isinstance(setting, (int, float)) and not isinstance(setting, bool):
+        return float(setting)
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(sigma|%)\s*", str(setting))
+    if match is None:
+        raise ValueError(f"selection.{option} is {setting!r}, must be a number, '3 sigma', '90 %' or null")
+    number, kind = float(match[1]), match[2]
+    if len(values) < _LEAST_FRAMES_FOR_SPREAD:
+        return none
+    if kind == "%":
+        return float(np.quantile(values, number / 100, method="higher" if sign > 0 else "lower"))
+    median = float(np.median(values))
+    spread = 1.4826 * float(np.median(np.abs(values - median)))
+    return median + sign * number * max(spread, floor[0] * abs(median), floor[1])
+
+
+def frame_weights(table, scheme: str) -> np.ndarray:
+    """Weights of the frames in means, with mean 1 over those used and 0 for the others.
+
+    Parameters
+    ----------
+    table : `~astropy.table.Table`
+        ``flux_scale`` is taken as 1 where the column is missing.
+    scheme : str
+        ``none`` (all alike), ``exposure``, ``inverse_variance`` (of the sky, on the reference's flux scale),
+        ``seeing`` (1 / FWHM^2) or ``stars``. Where a measure is missing for a frame in use, all weigh alike.
+
+    Raises
+    ------
+    ValueError
+        If the scheme is unknown.
+    """
+    scale = np.asarray(table["flux_scale"], dtype=float) if "flux_scale" in table.colnames else np.ones(len(table))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        schemes = {
+            "none": np.ones(len(table)),
+            "exposure": np.asarray(table["exptime"], dtype=float),
+            "inverse_variance": 1 / (scale * np.asarray(table["sky_std"], dtype=float)) ** 2,
+            "seeing": 1 / np.asarray(table["fwhm"], dtype=float) ** 2,
+            "stars": np.asarray(table["n_stars"], dtype=float),
+        }
+    if scheme not in schemes:
+        raise ValueError(f"selection.weights is {scheme!r}, must be one of {', '.join(WEIGHTS)}")
+    used, weights = np.asarray(table["used"], dtype=bool), schemes[scheme]
+    if not (np.isfinite(weights[used]) & (weights[used] > 0)).all():
+        weights = schemes["none"]
+    return np.where(used, weights / weights[used].mean(), 0.0) if used.any() else np.zeros(len(table))
+
+
+def choose_reference(table) -> str:
+    """Frame on whose grid the others are stacked: the one that shows faint stars best.
+
+    The noise of a star's flux grows as FWHM times the sky's standard deviation; among frames with at least 70 % of the
+    median number of stars, the one with the least noise for its exposure is chosen.
+
+    Raises
+    ------
+    RejectedFrame
+        If no frame is in use.
+    """
+    used = table[np.asarray(table["used"], dtype=bool)]
+    if len(used) == 0:
+        raise RejectedFrame("no frame of this group can be used")
+    stars = np.asarray(used["n_stars"], dtype=float)
+    used = used[stars >= 0.7 * np.median(stars)]
+    noise = np.ones(len(used))
+    for column, power in (("fwhm", 1), ("sky_std", 1), ("exptime", -1)):
+        values = np.asarray(used[column], dtype=float)
+        if (np.isfinite(values) & (values > 0)).all():
+            noise = noise * values**power
+    best = min(range(len(used)), key=lambda i: (noise[i], str(used["frame"][i])))
+    return str(used["frame"][best])
+
+
+def select_and_register(table, sources: Mapping, options: Mapping, registration_options: Mapping):
+    """Selection of a group with the transform of each frame to the reference.
+
+    Parameters
+    ----------
+    table : `~astropy.table.Table`
+        From `make_table`.
+    sources : mapping of str to table
+        Source tables by frame id, for the frames that were not rejected.
+    options, registration_options : mapping
+        Sections ``selection`` and ``registration`` of the configuration.
+
+    Returns
+    -------
+    `~astropy.table.Table`
+        With ``reference`` and the transform: ``xx xy x0 yx yy y0`` (reference x = xx x + xy y + x0, and so for y, with
+        0-based pixels), ``rms`` (pixels), ``n_matched``, ``flux_scale``, ``flux_scale_error``.
+    """
+    from nightflow import registration
+
+    table = select(table, options)
+    table["reference"] = np.zeros(len(table), dtype=bool)
+    for name in _TRANSFORM:
+        table[name] = np.full(len(table), np.nan)
+    table["n_matched"] = np.zeros(len(table), dtype=int)
+    if not np.any(table["used"]):
+        return table
+    reference = choose_reference(table)
+    for i in np.flatnonzero(table["used"]):
+        frame = str(table["frame"][i])
+        table["reference"][i] = frame == reference
+        try:
+            transform = (
+                registration.identity(len(sources[frame]))
+                if frame == reference
+                else registration.find_transform(sources[frame], sources[reference], registration_options)
+            )
+        except RejectedFrame as verdict:
+            table["used"][i], table["reason"][i] = False, verdict.reason
+            continue
+        values = (*transform.matrix[:2].ravel(), transform.rms, transform.flux_scale, transform.flux_scale_error)
+        for name, value in zip(_TRANSFORM, values, strict=True):
+            table[name][i] = value
+        table["n_matched"][i] = transform.n_matched
+    table["weight"] = frame_weights(table, options["weights"])
+    return table
+
+
+def matrix_of(row) -> np.ndarray:
+    """Transform of a row of the selection, shape (3, 3), frame to reference pixels."""
+    return np.array([[row[n] for n in _MATRIX[:3]], [row[n] for n in _MATRIX[3:]], [0.0, 0.0, 1.0]], dtype=float)
+
+
+def write_selection(path, table) -> None:
+    """Write a selection as tab-separated text; numbers keep all their digits."""
+    with replacing(path) as scratch, open(scratch, "w", encoding="utf-8") as file:
+        file.write("\t".join(table.colnames) + "\n")
+        for row in table:
+            file.write("\t".join(_cell(row[name]) for name in table.colnames) + "\n")
+
+
+def _cell(value) -> str:
+    if isinstance(value, (bool, np.bool_)):
+        return "true" if value else "false"
+    if isinstance(value, (float, np.floating)):
+        return "" if np.isnan(value) else repr(float(value))
+    return re.sub(r"\s+", " ", str(value))
+
+
+def read_selection(path):
+    """Read what `write_selection` wrote.
+
+    Returns
+    -------
+    `~astropy.table.Table`
+    """
+    from astropy.table import Table
+
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    names = lines[0].split("\t")
+    columns = list(zip(*(line.split("\t") for line in lines[1:]), strict=True)) or [[]] * len(names)
+    table = Table()
+    for name, column in zip(names, columns, strict=True):
+        if name in ("frame", "reason"):
+            table[name] = np.array(column, dtype=object)
+        elif name in ("used", "reference"):
+            table[name] = np.array([cell == "true" for cell in column], dtype=bool)
+        elif name in ("n_stars", "n_matched"):
+            table[name] = np.array([int(cell) for cell in column], dtype=int)
+        else:
+            table[name] = np.array([float(cell) if cell else np.nan for cell in column], dtype=float)
+    return table

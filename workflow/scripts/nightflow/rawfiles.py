@@ -1,0 +1,167 @@
+"""Raw FITS files: the pixels of one image as float32, whole or in strips of rows."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from astropy.io import fits
+
+from nightflow.products import RejectedFrame
+
+
+class RawFile:
+    """The image in one HDU of a raw FITS file, read in strips of rows.
+
+    The file is opened once a strip, so any number of frames may be in use at a time; a gzipped file stays open,
+    since its rows can be reached only in order.
+
+    Parameters
+    ----------
+    path : path-like
+        Raw frame: .fits, .gz or .fz.
+    hdu : int or str, optional
+        Extension; the first one with an image by default.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Rows and columns.
+    header : `~astropy.io.fits.Header`
+        The image's own header.
+
+    Raises
+    ------
+    RejectedFrame
+        If the file is unreadable, has no two-dimensional image, or is shorter than its header says.
+    """
+
+    def __init__(self, path: str | os.PathLike, hdu: int | str | None = None):
+        self.path = Path(path)
+        self._hdu = hdu
+        self._stream = None
+        try:
+            with _opened(self.path) as hdus:
+                self._read_layout(_image_hdu(hdus, hdu))
+        except (OSError, EOFError, KeyError, IndexError, ValueError, TypeError, fits.VerifyError) as error:
+            raise RejectedFrame(f"{self.path.name} is unreadable: {error}") from error
+        if self._is_plain and self.path.stat().st_size < self._offset + self._dtype.itemsize * np.prod(self.shape):
+            raise RejectedFrame(f"{self.path.name} is truncated: the file is shorter than its header says", self.header)
+
+    def _read_layout(self, hdu) -> None:
+        self.header = hdu.header.copy()
+        self._compressed_image = isinstance(hdu, fits.CompImageHDU)
+        self._gzipped = not self._compressed_image and _is_gzip(self.path)
+        self._is_plain = not (self._compressed_image or self._gzipped)
+        self.shape = _plane_shape(self.header, self.path)
+        self._dtype = np.dtype(fits.hdu.image.BITPIX2DTYPE[self.header["BITPIX"]]).newbyteorder(">")
+        self._offset = hdu.fileinfo()["datLoc"] if not self._compressed_image else 0
+        self._scale = float(self.header.get("BSCALE", 1))
+        self._zero = float(self.header.get("BZERO", 0))
+        self._blank = self.header.get("BLANK") if self.header["BITPIX"] > 0 else None
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """Rows `start` to `stop` as float32 in ADU, shape (stop - start, nx); BLANK becomes NaN.
+
+        Raises
+        ------
+        RejectedFrame
+            If the data end early or cannot be decompressed.
+        """
+        try:
+            if self._compressed_image:
+                return self._decompressed_rows(start, stop)
+            return self._scaled(self._stored_rows(start, stop))
+        except (OSError, EOFError, ValueError) as error:
+            raise RejectedFrame(f"{self.path.name} is truncated or damaged: {error}", self.header) from error
+
+    def read(self) -> np.ndarray:
+        """All rows."""
+        return self.rows(0, self.shape[0])
+
+    def _stored_rows(self, start: int, stop: int) -> np.ndarray:
+        row_bytes = self._dtype.itemsize * self.shape[1]
+        offset, size = self._offset + start * row_bytes, (stop - start) * row_bytes
+        if self._gzipped:
+            content = self._gzip_bytes(offset, size)
+        else:
+            with open(self.path, "rb", buffering=0) as file:
+                content = os.pread(file.fileno(), size, offset)
+        return np.frombuffer(content, self._dtype).reshape(stop - start, self.shape[1])
+
+    def _gzip_bytes(self, offset: int, size: int) -> bytes:
+        if self._stream is None:
+            self._stream = gzip.open(self.path, "rb")  # noqa: SIM115  closed with the frame
+        self._stream.seek(offset)
+        return self._stream.read(size)
+
+    def _scaled(self, stored: np.ndarray) -> np.ndarray:
+        exact = stored.dtype.itemsize <= 2 or stored.dtype.kind == "f"  # other integers need float64 until BZERO is off
+        pixels = stored.astype(np.float32 if exact else np.float64)
+        if self._scale != 1:
+            pixels *= pixels.dtype.type(self._scale)
+        if self._zero:
+            pixels += pixels.dtype.type(self._zero)
+        if stored.dtype.kind == "f":
+            pixels[np.isinf(pixels)] = np.nan
+        elif self._blank is not None:
+            pixels[stored == self._blank] = np.nan
+        return pixels.astype(np.float32, copy=False)
+
+    def _decompressed_rows(self, start: int, stop: int) -> np.ndarray:
+        with _opened(self.path) as hdus:
+            section = _image_hdu(hdus, self._hdu).section
+            leading = (0,) * (len(section.shape) - 2)
+            return np.asarray(section[(*leading, slice(start, stop))], dtype=np.float32)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[fits.HDUList]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a truncated file is judged by its size, odd cards do not matter here
+        with fits.open(path, memmap=False, lazy_load_hdus=True) as hdus:
+            yield hdus
+
+
+def _image_hdu(hdus: fits.HDUList, hdu: int | str | None):
+    if hdu is not None:
+        return hdus[hdu]
+    for candidate in hdus:
+        if candidate.is_image and candidate.header.get("NAXIS", 0) >= 2:
+            return candidate
+    raise ValueError("it has no image")
+
+
+def _is_gzip(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(2) == b"\x1f\x8b"
+
+
+def _plane_shape(header: fits.Header, path: Path) -> tuple[int, int]:
+    axes = [header[f"NAXIS{i}"] for i in range(header["NAXIS"], 0, -1)]
+    if len(axes) < 2 or any(n != 1 for n in axes[:-2]) or min(axes, default=0) < 1:
+        raise RejectedFrame(f"{path.name} is no two-dimensional image: its axes are {axes[::-1]}", header)
+    return axes[-2], axes[-1]
+
+
+def read_raw(path: str | os.PathLike, hdu: int | str | None = None) -> np.ndarray:
+    """Pixels of a raw frame in ADU, float32, shape (ny, nx).
+
+    Parameters
+    ----------
+    path : path-like
+        Raw frame: .fits, .gz or .fz.
+    hdu : int or str, optional
+        Extension; the first one with an image by default.
+
+    Raises
+    ------
+    RejectedFrame
+        If the file is unreadable, truncated, or holds no two-dimensional image.
+    """
+    return RawFile(path, hdu).read()

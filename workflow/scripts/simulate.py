@@ -1,0 +1,23 @@
+"""Make a night of raw frames with known truth."""
+
+from pathlib import Path
+
+from nightflow import simulate, steps
+
+
+def main(raw, truth, done, options):
+    try:
+        simulate.simulate_night(options, raw, truth)
+    except ValueError as error:
+        raise steps.UserError(str(error)) from error
+    Path(done).write_text("raw frames with known truth, made by the rule simulate\n", encoding="utf-8")
+
+
+if "snakemake" in globals():
+    with steps.logged(snakemake.log[0]):
+        main(
+            snakemake.params.raw,
+            snakemake.params.truth,
+            snakemake.output[0],
+            snakemake.params.options,
+        )
