@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy import ndimage
-
 from nightflow.products import Image, MaskBit
+from scipy import ndimage
 
 SUBPIXELS = 5
 

@@ -7,6 +7,7 @@ import os
 
 import pytest
 import yaml
+
 from nightflow import configuration
 
 

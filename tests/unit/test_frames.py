@@ -6,6 +6,7 @@ import re
 
 import pytest
 import yaml
+
 from nightflow import frames, instruments
 from nightflow.inventory import RawFile
 
@@ -38,7 +39,13 @@ def test_plain_names_stay_readable(name, identity):
 
 @pytest.mark.parametrize(
     "pair",
-    [("a/b.fits", "a.b.fits"), ("a b.fits", "a_b.fits"), ("ä.fits", "ö.fits"), ("-a.fits", "a.fits"), ("$(x).fits", "x.fits")],
+    [
+        ("a/b.fits", "a.b.fits"),
+        ("a b.fits", "a_b.fits"),
+        ("ä.fits", "ö.fits"),
+        ("-a.fits", "a.fits"),
+        ("$(x).fits", "x.fits"),
+    ],
 )
 def test_different_files_have_different_safe_ids(pair):
     first, second = map(frames.frame_id, pair)
@@ -137,7 +144,10 @@ def test_same_stem_with_another_ending_gets_its_own_id(dialects):
 
 def test_overrides_set_and_exclude(dialects):
     rows = frames.check_overrides(
-        [{"path": "M51*", "target": "Whirlpool", "exptime": "30"}, {"path": "*_002*", "exclude": "true", "reason": "dome"}]
+        [
+            {"path": "M51*", "target": "Whirlpool", "exptime": "30"},
+            {"path": "*_002*", "exclude": "true", "reason": "dome"},
+        ]
     )
     first = build(dialects, LIGHT, overrides=rows)
     assert (first.target, first.exptime, first.status) == ("Whirlpool", 30.0, "ok")
@@ -178,7 +188,7 @@ def test_missing_overrides_table_is_named(tmp_path):
 
 def test_table_has_the_documented_columns(dialects):
     header = frames.to_tsv([build(dialects, LIGHT)]).splitlines()[0].split("\t")
-    assert header == (
-        "frame path hdu kind target filter exptime binning shape window gain_setting offset readout_mode chip "
-        "temperature ra dec airmass date_obs mjd_mid night instrument status reason bias dark flat"
-    ).split()
+    assert (
+        header
+        == ["frame", "path", "hdu", "kind", "target", "filter", "exptime", "binning", "shape", "window", "gain_setting", "offset", "readout_mode", "chip", "temperature", "ra", "dec", "airmass", "date_obs", "mjd_mid", "night", "instrument", "status", "reason", "bias", "dark", "flat"]
+    )

@@ -8,6 +8,7 @@ import os
 import numpy as np
 import pytest
 from astropy.io import fits
+
 from nightflow import inventory
 
 

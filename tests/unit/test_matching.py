@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 
 import pytest
+
 from nightflow import matching
 from nightflow.frames import Frame
 
@@ -21,7 +22,13 @@ def frame(kind, number=0, **values):
         "exptime": {"bias": 0.0, "dark": 60.0, "flat": 2.0, "light": 60.0}[kind],
         "filter": "V" if kind in ("flat", "light") else None,
         "target": "M51" if kind == "light" else None,
-        **{"binning": "1x1", "shape": "40x30", "instrument": "cam", "night": "2024-03-08", "mjd_mid": 60377.9 + number / 1e3},
+        **{
+            "binning": "1x1",
+            "shape": "40x30",
+            "instrument": "cam",
+            "night": "2024-03-08",
+            "mjd_mid": 60377.9 + number / 1e3,
+        },
     }
     return Frame(f"{kind}{number}", f"raw/{kind}{number}.fits", kind=kind, **{**defaults, **values})
 

@@ -10,6 +10,7 @@ from astropy import units as u
 from astropy.io import fits
 from astropy.nddata import CCDData
 from astropy.table import Table
+
 from nightflow import products
 from nightflow.products import Image, MaskBit, RejectedFrame
 
@@ -68,7 +69,9 @@ def test_design_values_of_the_bits():
 
 
 def test_rejected_frames_say_why_and_keep_their_header(tmp_path):
-    products.write_rejected(tmp_path / "a.fits", RejectedFrame("all pixels — saturated", fits.Header({"OBJECT": "M51"})))
+    products.write_rejected(
+        tmp_path / "a.fits", RejectedFrame("all pixels — saturated", fits.Header({"OBJECT": "M51"}))
+    )
     for read in (products.read_image, products.read_table):
         with pytest.raises(RejectedFrame, match="all pixels . saturated") as verdict:
             read(tmp_path / "a.fits")

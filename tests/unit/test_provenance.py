@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+
 from nightflow import provenance
 
 
@@ -70,7 +71,9 @@ def test_closure_holds_what_is_really_imported(root):
             f"import sys, json, runpy; sys.path.insert(0, {str(scripts)!r}); runpy.run_path({str(script)!r}, run_name='x');"
             "print(json.dumps([m.split('.')[1] for m in sys.modules if m.startswith('nightflow.')]))"
         )
-        loaded = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+        loaded = json.loads(
+            subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        )
         assert set(loaded) <= provenance.imported_modules(script, library), script.name
 
 

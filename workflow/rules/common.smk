@@ -2,7 +2,6 @@ import sys
 from pathlib import Path
 
 from snakemake.common.configfile import load_configfile
-from snakemake.exceptions import WorkflowError
 from snakemake.utils import update_config
 
 # The library. Its files are named one by one, since a remote module fetches only what is named.
@@ -42,8 +41,8 @@ PLANNING_ONLY = ("match", "missing")  # decide which files go where, not what is
 
 
 def stop(error):
-    """End with a sentence of ours instead of a traceback."""
-    raise WorkflowError(str(error))
+    """End with a sentence of ours, and nothing around it."""
+    sys.exit(f"nightflow: {error}")
 
 
 def load_instruments():
@@ -75,12 +74,12 @@ def make_plan():
     """Scan the raw frames, unless there are none to scan yet (lint, the commands for people)."""
     if config["raw_dir"] is None:
         return planning.Plan()
-    plan = planning.plan(config, load_instruments(), RESULTS)
-    if workflow.is_main_process:
-        configuration.write_if_changed(
-            f"{RESULTS}/frames.tsv", frames.to_tsv(plan.frames)
-        )
-    return plan
+    rows = planning.scan(config, load_instruments(), RESULTS)
+    try:
+        return planning.assemble(rows, config)
+    finally:
+        if workflow.is_main_process:
+            configuration.write_if_changed(f"{RESULTS}/frames.tsv", frames.to_tsv(rows))
 
 
 defaults = load_configfile(source_file("../../config/config.yaml"))
@@ -141,9 +140,7 @@ def memory(factor, base=400):
 def known(table, key, what):
     """Row of a table of the plan, or a sentence."""
     if key not in table:
-        raise WorkflowError(
-            f"this night has no {what} {key!r}: see {RESULTS}/frames.tsv"
-        )
+        stop(f"this night has no {what} {key!r}: see {RESULTS}/frames.tsv")
     return table[key]
 
 
@@ -230,7 +227,7 @@ def stack_previews():
 def products_of_a_night(wildcards):
     """Everything that `all` asks for."""
     if config["raw_dir"] is None:
-        raise WorkflowError(
+        stop(
             "raw_dir is not set: name the folder of your raw frames, for example "
             "snakemake --cores all --config raw_dir=/data/2024-03-08 results_dir=results"
         )

@@ -25,7 +25,7 @@ rule report:
     resources:
         mem_mb=memory(2),
     params:
-        template=source_file("../report/night.html.j2"),
+        template=Path(source_file("../report/night.html.j2")).read_text("utf-8"),
         results=lambda wildcards, output: str(Path(output.quality).parent),
         preview_size=config["report"]["preview_size"],
         code=code("report"),

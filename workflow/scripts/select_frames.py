@@ -11,9 +11,7 @@ def main(frames, sources, output, selection_options, registration_options):
             rows.append(quality.measures(frame, header, header["NSTARS"]))
         except products.RejectedFrame as verdict:
             rows.append({"frame": frame, "reason": verdict.reason})
-    selection = quality.select_and_register(
-        quality.make_table(rows), tables, selection_options, registration_options
-    )
+    selection = quality.select_and_register(quality.make_table(rows), tables, selection_options, registration_options)
     quality.write_selection(output, selection)
 
 

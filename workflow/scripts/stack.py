@@ -11,9 +11,7 @@ def main(frames, selection, output, options, configuration, threads):
         if not selected:
             raise products.RejectedFrame("no frame of this target and filter can be used")
         paths = {Path(path).stem: path for path in frames}
-        inputs = [
-            (paths[row["frame"]], quality.matrix_of(row), row["flux_scale"], row["weight"]) for row in selected
-        ]
+        inputs = [(paths[row["frame"]], quality.matrix_of(row), row["flux_scale"], row["weight"]) for row in selected]
         reference = next(paths[row["frame"]] for row in selected if row["reference"])
         image = stacking.stack(inputs, products.read_header(reference), options, threads)
         image.header["NFCONF"] = (configuration, "digest of the options behind this product")

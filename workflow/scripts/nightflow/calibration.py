@@ -53,7 +53,7 @@ def calibrate(
     bad_pixels : ndarray of uint16 or None, shape of the trimmed frame
         Mask with the bit BAD.
     options : dict
-        ``overscan_*``, ``saturation_grow`` (pixels), ``max_saturated`` (part of the pixels).
+        ``overscan_*``, ``saturation_grow`` (pixels), ``max_saturated`` (part of the pixels), ``match.dark.exposure``.
 
     Returns
     -------
@@ -74,7 +74,7 @@ def calibrate(
     mask = _detector_mask(raw, signal, saturation, detector, options)
     _check_saturated(mask, options, header)
 
-    frame = DarkSubtracted(signal, header.get("EXPTIME"), detector, bias, dark)
+    frame = DarkSubtracted(signal, header.get("EXPTIME"), detector, bias, dark, exposure_tolerance(options))
     if frame.gain is None:
         log.warning("the gain is unknown: pixels stay in ADU")
     science, uncertainty = np.empty(signal.shape, np.float32), np.empty(signal.shape, np.float32)
@@ -108,6 +108,8 @@ class DarkSubtracted:
         What is known of the detector.
     bias, dark : Image or None
         Masters.
+    tolerance : float
+        Relative difference of exposure times up to which a dark may do unscaled where there is no bias level.
 
     Attributes
     ----------
@@ -128,13 +130,19 @@ class DarkSubtracted:
     """
 
     def __init__(
-        self, signal: SignalRows, exptime: float | None, detector: dict, bias: Image | None, dark: Image | None
+        self,
+        signal: SignalRows,
+        exptime: float | None,
+        detector: dict,
+        bias: Image | None,
+        dark: Image | None,
+        tolerance: float,
     ):
         self.signal, self.bias, self.dark = signal, bias, dark
         self.shape = signal.shape
         self.linearity = detector.get("linearity")
         self.pedestal = pedestal_of(signal, detector, bias, self.linearity is not None)
-        self.scale = None if dark is None else _dark_scale(exptime, dark, self.pedestal is not None)
+        self.scale = None if dark is None else _dark_scale(exptime, dark, self.pedestal is not None, tolerance)
         amps = signal.amplifiers
         self.gain = detectors.by_amplifier(amps, lambda amp: amp.gain) if all(amp.gain for amp in amps) else None
         self.read_noise = self._read_noise()
@@ -222,13 +230,18 @@ def pedestal_of(signal: SignalRows, detector: dict, bias: Image | None, required
     return pedestal
 
 
-def _dark_scale(exptime: float | None, dark: Image, pedestal_known: bool) -> float:
-    """Exposure time in units of the dark's; exactly 1 where they agree to 0.1 %."""
+def exposure_tolerance(options: dict) -> float:
+    """Relative difference up to which the matching of darks takes exposure times for equal."""
+    return options.get("match", {}).get("dark", {}).get("exposure", 0.01)
+
+
+def _dark_scale(exptime: float | None, dark: Image, pedestal_known: bool, tolerance: float) -> float:
+    """Exposure time in units of the dark's, exactly 1 where they agree to 0.1 %."""
     dark_exptime = dark.header.get("EXPTIME")
     if exptime is None or not dark_exptime:
         raise RejectedFrame("the dark cannot be scaled: an exposure time is missing")
     scale = float(exptime) / float(dark_exptime)
-    if abs(scale - 1) < 1e-3:
+    if abs(scale - 1) <= (1e-3 if pedestal_known else tolerance):
         return 1.0
     times = f"from {dark_exptime:g} s to {exptime:g} s"
     if not pedestal_known:
@@ -280,7 +293,6 @@ def _grown(pixels: np.ndarray, steps: int) -> np.ndarray:
 def _set_no_data(science: np.ndarray, uncertainty: np.ndarray, mask: np.ndarray) -> None:
     """NaN and the bit NO_DATA together, everywhere."""
     empty = ~np.isfinite(science)
-    empty |= (mask & MaskBit.NO_DATA) != 0
     if empty.any():
         mask[empty] |= np.uint16(MaskBit.NO_DATA)
         science[empty] = uncertainty[empty] = np.nan
@@ -314,7 +326,7 @@ def _check_usable(mask: np.ndarray, header: fits.Header) -> None:
 
 
 def _header(header: fits.Header, frame: DarkSubtracted, flat: Image | None, saturation, options) -> fits.Header:
-    cards = clean_header(header)
+    cards = clean_header(header.copy())
     _shift_reference_pixel(cards, frame.signal)
     cards["BUNIT"] = frame.unit
     for card, master in (("CALBIAS", frame.bias), ("CALDARK", frame.dark), ("CALFLAT", flat)):
@@ -336,9 +348,15 @@ def _set_detector_cards(cards: fits.Header, frame: DarkSubtracted, saturation: f
     if frame.read_noise is not None:
         cards["RDNOISE"] = (float(np.mean(frame.read_noise)), f"[{frame.unit}] read noise")
     if saturation is not None:
-        pedestal = 0.0 if frame.pedestal is None else float(np.nanmedian(frame.pedestal))
-        above = saturation - pedestal - (frame.signal.overscan_level or 0.0)
+        above = saturation - _level(frame.pedestal) - (frame.signal.overscan_level or 0.0)
         cards["SATURATE"] = (above * gain, f"[{frame.unit}] saturation above the pedestal")
+
+
+def _level(pedestal: np.ndarray | float | None) -> float:
+    """One number for the pedestal; some rows of an image are enough."""
+    if isinstance(pedestal, np.ndarray):
+        return float(np.nanmedian(pedestal[:: max(1, len(pedestal) // 64)]))
+    return pedestal or 0.0
 
 
 def _variance_model(frame: DarkSubtracted) -> str:

@@ -43,8 +43,8 @@ def _sentence(error) -> str:
     if error.validator == "required":
         return f"{key + ': ' if key else ''}{error.message}"
     if error.validator in ("anyOf", "oneOf", "dependentRequired"):
-        return f"{key} is {_shown(error.instance)}; it must be {_accepted(error.schema)}{_hint(key, error.instance)}"
-    return f"{key} is {_shown(error.instance)}; it must be {_accepted(error.schema)}{_hint(key, error.instance)}"
+        return f"{key} is {_shown(error.instance)}; it must be {accepted(error.schema)}{_hint(key, error.instance)}"
+    return f"{key} is {_shown(error.instance)}; it must be {accepted(error.schema)}{_hint(key, error.instance)}"
 
 
 def _unknown_keys(key: str, error) -> str:
@@ -76,10 +76,14 @@ _TYPE_WORDS = {
 }
 
 
-def _accepted(schema: dict) -> str:
+def accepted(schema: dict) -> str:
     """What a schema accepts, in words."""
+    if "items" in schema:
+        return f"a list of {_items(schema['items'])}"
+    if "pattern" in schema:
+        return "text like '3 sigma' or '90 %'" if "sigma" in schema["pattern"] else f"text like {schema['pattern']}"
     if "anyOf" in schema or "oneOf" in schema:
-        return " or ".join(_accepted(option) for option in schema.get("anyOf", schema.get("oneOf")))
+        return " or ".join(accepted(option) for option in schema.get("anyOf", schema.get("oneOf")))
     if "enum" in schema:
         return "one of " + ", ".join("empty" if v is None else str(v) for v in schema["enum"])
     if "const" in schema:
@@ -97,6 +101,11 @@ def _accepted(schema: dict) -> str:
         if limit in schema
     ]
     return " ".join([words, " and ".join(limits)]).strip()
+
+
+def _items(schema: dict) -> str:
+    plural = {"string": "texts", "number": "numbers", "object": "sections", "array": "lists"}
+    return ", ".join(map(str, schema["enum"])) if "enum" in schema else plural[schema["type"]]
 
 
 def _hint(key: str, value) -> str:

@@ -35,11 +35,17 @@ _LACOSMIC_OPTIONS = tuple(name for name in DEFAULTS if name not in ("engine", "t
 # Fewest stars from which the frame's own PSF is measured.
 _FEWEST_STARS = 5
 # A pixel that a hypothesis does not explain costs no more than this many units of chi squared.
-_CAP = 12.0
+_CAP = 9.0
+# How much worse than a star a ray may explain the pixels and still be taken: sharp things are mostly rays. Below two
+# pixels of FWHM, stars look like rays too often for such a preference.
+_RAY_PREFERENCE = 10.0
+_UNDERSAMPLED = 2.0
 # Error of the PSF model, as a share of its value.
 _PSF_ERROR = 0.1
-# Noise alone makes about three pixels above this in ten million.
-_LEAST_SIGNIFICANCE = 5.0
+# Noise alone makes a few pixels in a million above this.
+_LEAST_SIGNIFICANCE = 4.5
+# Share of the light above the sky that may change over a pixel without being a ray.
+_STRUCTURE = 0.02
 _STAMP = 2  # half side, px
 _OFFSETS = np.arange(-1.0, 1.01, 0.25)  # of a star from the middle of its brightest pixel, px
 
@@ -99,13 +105,17 @@ def find_cosmic_rays(image: Image, options: Mapping | None = None):
     unusable |= ~np.isfinite(image.data) | ~np.isfinite(image.uncertainty)
     if unusable.all():
         return np.zeros(image.shape, dtype=bool)
-    level = np.float32(np.median(image.data[~unusable]))
-    pixels = np.where(unusable, level, image.data)
-    sigma = np.where(unusable, np.float32(np.median(image.uncertainty[~unusable])), image.uncertainty)
+    pixels, sigma = _filled(image.data, unusable), _filled(image.uncertainty, unusable)
     candidates = _astroscrappy(pixels, sigma, unusable, options)
     if not options["test_psf"]:
         return candidates & ~unusable
     return _test_candidates(pixels, sigma, unusable, candidates, options)
+
+
+def _filled(values, unusable):
+    """`values` with unusable ones replaced by the median of their surroundings, that of the image at first."""
+    filled = np.where(unusable, np.float32(np.median(values[~unusable])), values)
+    return np.where(unusable, separable_median(filled), values)
 
 
 def _astroscrappy(pixels, sigma, unusable, options):
@@ -128,7 +138,9 @@ def _test_candidates(pixels, sigma, unusable, candidates, options):
     """The candidates, and faint sharp pixels, that a ray explains better than a star."""
     psf = provisional_psf(pixels, sigma, unusable, options)
     smooth = separable_median(pixels)
-    place = separable_median(sigma)
+    # what varies from pixel to pixel in the cores of galaxies counts as noise
+    structure = np.float32(_STRUCTURE) * np.maximum(smooth - np.median(smooth), 0)
+    place = np.hypot(separable_median(sigma), structure)
     excess = (pixels - smooth) / place
     sharp = (excess > options["sigclip"]) & ~unusable
     tested = (candidates | sharp) & ~unusable
@@ -136,7 +148,8 @@ def _test_candidates(pixels, sigma, unusable, candidates, options):
     if not y.size:
         return np.zeros(pixels.shape, dtype=bool)
     rows, columns, nearest = _nearest_peak(tested, y, x)
-    is_ray = star_cost(pixels, sigma, place, unusable, y, x, psf) > 0
+    preference = _RAY_PREFERENCE if psf.fwhm >= _UNDERSAMPLED else 0.0
+    is_ray = star_cost(pixels, np.hypot(sigma, structure), place, unusable, y, x, psf) > -preference
     is_ray &= _significance(excess[rows, columns], nearest, y.size) > _LEAST_SIGNIFICANCE
     rays, stars = np.zeros(pixels.shape, dtype=bool), np.zeros(pixels.shape, dtype=bool)
     rays[rows, columns], stars[rows, columns] = is_ray[nearest], ~is_ray[nearest]
@@ -255,32 +268,50 @@ def star_cost(pixels, sigma, place, unusable, y, x, psf: PointSpread):
         Positive for a ray.
     """
     ring = max(4, round(1.5 * psf.fwhm))
-    wide = sources._stamps(np.where(unusable, np.float32(np.nan), pixels), x, y, ring, fill=np.nan)
+    wide = sources.stamps(np.where(unusable, np.float32(np.nan), pixels), x, y, ring, fill=np.nan).astype(np.float64)
+    middle = slice(ring - _STAMP, ring + _STAMP + 1)
+    light = wide[:, middle, middle].reshape(y.size, -1)
+    noise, quiet = (sources.stamps(p, x, y, _STAMP).reshape(y.size, -1).astype(np.float64) for p in (sigma, place))
+    templates = _templates(psf)
+    level, slope = _surroundings(wide)
+    # the star may sit on a slope, of a galaxy or of a brighter neighbour, or not
+    return np.minimum(
+        _compare(light - level, noise, quiet, templates), _compare(light - level - slope, noise, quiet, templates)
+    )
+
+
+def _surroundings(wide):
+    """Median of each stamp's border, shape (n, 1), and the slope of the border over the inner pixels, (n, 25)."""
+    ring = wide.shape[1] // 2
     border = np.ones(wide.shape[1:], dtype=bool)
     border[2:-2, 2:-2] = False
-    background = np.nanmedian(wide[:, border], axis=1)
-    background = np.where(np.isfinite(background), background, np.nanmedian(pixels))
-    size = slice(ring - _STAMP, ring + _STAMP + 1)
-    n = y.size
-    stamp = (wide[:, size, size].reshape(n, -1) - background[:, None]).astype(np.float64)
-    noise = sources._stamps(sigma, x, y, _STAMP).reshape(n, -1).astype(np.float64)
-    quiet = sources._stamps(place, x, y, _STAMP).reshape(n, -1).astype(np.float64)
-    known = np.isfinite(stamp) & (noise > 0)
-    stamp, weight = np.where(known, stamp, 0), np.where(known, 1 / np.where(known, noise, 1) ** 2, 0)
-    templates = _templates(psf)
+    values = wide[:, border]
+    values = np.where(np.isfinite(values), values, np.nanmedian(wide))
+    level = np.median(values, axis=1, keepdims=True)
+    offset = np.arange(-ring, ring + 1.0)
+    dy, dx = (d[border] for d in np.meshgrid(offset, offset, indexing="ij"))
+    inner = np.arange(-_STAMP, _STAMP + 1.0)
+    slope = ((values - level) @ dy / (dy @ dy))[:, None, None] * inner[:, None]
+    slope = slope + ((values - level) @ dx / (dx @ dx))[:, None, None] * inner
+    return level, slope.reshape(len(wide), -1)
+
+
+def _compare(light, noise, quiet, templates):
+    """Cost of a star less that of a ray for background-subtracted stamps, shape (n,)."""
+    known = np.isfinite(light)
+    light = np.where(known, light, 0)
+    variance = np.where(known, noise**2, np.inf)
     # best flux of the star at each position, then the best position
-    over, under = np.einsum("np,tp->nt", weight * stamp, templates), np.einsum("np,tp->nt", weight, templates**2)
+    over, under = (light / variance) @ templates.T, (1 / variance) @ templates.T**2
     flux = np.maximum(over, 0) / np.maximum(under, 1e-30)
     best = np.argmax(flux * over, axis=1)
-    model = flux[np.arange(n), best][:, None] * templates[best]
-    residual = stamp - model
-    chi2 = residual**2 / (1 / np.where(known, weight, 1) + (_PSF_ERROR * model) ** 2) * known
-    middle = templates.shape[1] // 2
-    free = (residual > 0) & (np.arange(templates.shape[1]) != middle)
+    model = flux[np.arange(len(light)), best][:, None] * templates[best]
+    chi2 = (light - model) ** 2 / (variance + (_PSF_ERROR * model) ** 2)
+    free = light > model
+    free[:, light.shape[1] // 2] = False
     star = np.where(free, np.minimum(chi2, _CAP), chi2).sum(axis=1)
-    chi2 = stamp**2 / np.where(known, quiet, 1) ** 2 * known
-    ray = np.where(stamp > 0, np.minimum(chi2, _CAP), chi2).sum(axis=1)
-    return star - ray
+    chi2 = np.where(known, light**2 / np.where(known, quiet, 1) ** 2, 0)
+    return star - np.where(light > 0, np.minimum(chi2, _CAP), chi2).sum(axis=1)
 
 
 def _templates(psf: PointSpread):

@@ -265,7 +265,9 @@ def _judge(frame: Frame, hdu: dict, dialect: Instrument, excluded: str | None) -
         frame.reject(hdu["error"])
     elif frame.kind is None:
         cards = ", ".join(dialect.keywords["kind"])
-        frame.reject(f"kind of frame unknown (no rule of '{dialect.name}' fits, looked at {cards}): set it in overrides")
+        frame.reject(
+            f"kind of frame unknown (no rule of '{dialect.name}' fits, looked at {cards}): set it in overrides"
+        )
     elif frame.kind == "master":
         frame.status, frame.reason = IGNORED, "a combined master, not a raw frame"
     elif frame.kind not in KINDS:

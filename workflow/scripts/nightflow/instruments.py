@@ -10,13 +10,13 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 
 KINDS = ("bias", "dark", "flat", "light")
 
 #: The Modified Julian Date's origin.
-_MJD_ZERO = datetime(1858, 11, 17, tzinfo=timezone.utc)
+_MJD_ZERO = datetime(1858, 11, 17, tzinfo=UTC)
 
 
 class InstrumentError(ValueError):
@@ -157,11 +157,7 @@ def _fits(value, pattern) -> bool:
         return value is None and pattern is None
     if isinstance(pattern, dict):
         number = as_number(value)
-        return (
-            number is not None
-            and number >= pattern.get("min", -math.inf)
-            and number <= pattern.get("max", math.inf)
-        )
+        return number is not None and number >= pattern.get("min", -math.inf) and number <= pattern.get("max", math.inf)
     alternatives = pattern if isinstance(pattern, list) else [pattern]
     text = str(value).strip().lower()
     return any(fnmatchcase(text, str(one).lower()) for one in alternatives)
@@ -178,7 +174,9 @@ def as_number(value) -> float | None:
     return number if math.isfinite(number) else None
 
 
-_SEXAGESIMAL = re.compile(r"\s*([+-]?)\s*(\d+)[\s:hd°]+(\d+)[m'′]?(?:[\s:]*(\d+(?:[.,]\d*)?))?\s*[s\"″]?\s*([NSEWnsew]?)\s*$")
+_SEXAGESIMAL = re.compile(
+    r"\s*([+-]?)\s*(\d+)[\s:hd°]+(\d+)[m'′]?(?:[\s:]*(\d+(?:[.,]\d*)?))?\s*[s\"″]?\s*([NSEWnsew]?)\s*$"
+)
 
 
 def as_angle(value) -> tuple[float, bool] | None:
@@ -322,7 +320,7 @@ def as_moment(date, time=None) -> datetime | None:
         moment = datetime.fromisoformat(text)
     except ValueError:
         return None
-    return moment.replace(tzinfo=timezone.utc) if moment.tzinfo is None else moment.astimezone(timezone.utc)
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 def modified_julian_date(moment: datetime) -> float:

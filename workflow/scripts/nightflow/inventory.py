@@ -180,8 +180,11 @@ def _data_bytes(header: fits.Header) -> int:
     elements = 1
     for axis in axes:
         elements *= axis
-    return abs(_integer(header, "BITPIX", 8)) // 8 * _integer(header, "GCOUNT", 1) * (
-        elements + _integer(header, "PCOUNT", 0)
+    return (
+        abs(_integer(header, "BITPIX", 8))
+        // 8
+        * _integer(header, "GCOUNT", 1)
+        * (elements + _integer(header, "PCOUNT", 0))
     )
 
 

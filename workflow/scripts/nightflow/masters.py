@@ -8,6 +8,7 @@ Their uncertainty is the noise of their own combination.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from astropy.io import fits
 
 from nightflow import detector as detectors
 from nightflow.badpixels import find_bad_pixels
-from nightflow.calibration import DarkSubtracted, pedestal_of
+from nightflow.calibration import DarkSubtracted, exposure_tolerance, pedestal_of
 from nightflow.combine import Combined, NoiseModel, Rejection, combine
 from nightflow.detector import SignalRows
 from nightflow.photontransfer import measure_gain, measure_read_noise, sample
@@ -62,7 +63,8 @@ def make_bias(
     """
     frames = _open_frames(paths, detector, options, hdu)
     noise = measure_read_noise([frame.signal for frame in frames])
-    combined = _combine([frame.signal for frame in frames], NoiseModel(read_noise=noise), options)
+    model = NoiseModel(read_noise=noise, step=_step(frames))
+    combined = _combine([frame.signal for frame in frames], model, options)
     cards = _master_header(frames, header, options, "BIAS")
     cards["RNMEAS"] = (noise, "[adu] read noise, from differences of frames")
     return _master(combined, cards, "adu")
@@ -109,7 +111,9 @@ def make_dark(
     signals = [_linear(frame.signal, detector, bias) for frame in frames]
     noise = measure_read_noise(signals)
     level = float(np.nanmedian(sample(signals[0])))
-    combined = _combine(signals, NoiseModel(read_noise=noise, gain=_gain(frames), pedestal=level), options)
+    faintest = 3 * noise / math.sqrt(len(frames))
+    model = NoiseModel(noise, _gain(frames), pedestal=level, faintest=faintest, step=_step(frames))
+    combined = _combine(signals, model, options)
     cards = _master_header(frames, header, options, "DARK")
     cards["DARKNOIS"] = (noise, "[adu] noise of one frame, from differences")
     return _master(combined, cards, "adu")
@@ -161,7 +165,8 @@ def make_flat(
     """
     frames = _open_frames(paths, detector, options, hdu, exptimes, levels)
     _check_shapes(frames[0].signal.shape, bias=bias, dark=dark)
-    flats = [DarkSubtracted(frame.signal, frame.exptime, detector, bias, dark) for frame in frames]
+    tolerance = exposure_tolerance(options)
+    flats = [DarkSubtracted(frame.signal, frame.exptime, detector, bias, dark, tolerance) for frame in frames]
     _check_bias_level(frames[0], flats[0], options)
     kept, left_out = _choose_flats(frames, flats, detector, options)
     frames, flats = [frames[i] for i in kept], [flats[i] for i in kept]
@@ -229,7 +234,7 @@ def _linear(signal: SignalRows, detector: dict, bias: Image | None) -> SignalRow
 
 def _open_frames(paths, detector, options, hdu, exptimes=None, levels=None) -> list[_Frame]:
     """Open the usable frames; those that are damaged or of another shape are left out with a warning."""
-    exptimes, levels = (values or [None] * len(paths) for values in (exptimes, levels))
+    exptimes, levels = ([None] * len(paths) if given is None else given for given in (exptimes, levels))
     frames, reasons = [], []
     for path, exptime, level in zip(paths, exptimes, levels, strict=True):
         try:
@@ -272,7 +277,7 @@ def _combine(sources: list, noise: NoiseModel, options: dict) -> Combined:
 
 
 def _master_header(frames: list[_Frame], header: fits.Header | None, options: dict, kind: str) -> fits.Header:
-    cards = clean_header(frames[0].raw.header if header is None else header)
+    cards = clean_header((frames[0].raw.header if header is None else header).copy())
     exptimes = [frame.exptime for frame in frames if frame.exptime is not None]
     cards["IMAGETYP"] = kind
     if kind == "BIAS" or exptimes:
@@ -287,6 +292,13 @@ def _master(combined: Combined, cards: fits.Header, unit: str) -> Image:
     cards["BUNIT"] = unit
     cards["NREJECT"] = (int(combined.rejected.sum()), "pixel values left out as outliers")
     return Image(combined.data, mask, combined.uncertainty, cards)
+
+
+def _step(frames: list[_Frame]) -> float:
+    """Step of the pixel values that all frames share, 0 where there is none."""
+    steps = {frame.raw.step for frame in frames}
+    shared = len(steps) == 1 and frames[0].signal.overscan_level is None
+    return steps.pop() if shared else 0.0
 
 
 def _gain(frames: list[_Frame]) -> float | np.ndarray | None:

@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 
 from nightflow.frames import OK, Frame, slug
 
-_DAY_FORMAT = "{:.1f} days"
-
 
 class NoCalibration(ValueError):
     """Lights lack calibration frames and the configuration says that this is an error."""
@@ -91,18 +89,15 @@ def _group_key(frame: Frame, criteria: dict) -> tuple:
 
 
 def _split_by_temperature(members: list[Frame], tolerance: float | None) -> list[list[Frame]]:
-    """Groups within which temperatures differ by no more than `tolerance`; frames of unknown temperature stay together."""
+    """Groups of temperatures that differ by no more than `tolerance`; frames of unknown temperature stay together."""
     known = sorted((f for f in members if f.temperature is not None), key=lambda f: f.temperature)
     if tolerance is None or not known:
         return [members]
-    clusters = [[f for f in members if f.temperature is None]]
-    for frame in known:
-        if not clusters[-1] or clusters[-1][0].temperature is None:
-            clusters.append([frame])
-        elif frame.temperature - clusters[-1][0].temperature > tolerance:
-            clusters.append([frame])
-        else:
-            clusters[-1].append(frame)
+    clusters = [[f for f in members if f.temperature is None], known[:1]]
+    for frame in known[1:]:
+        if frame.temperature - clusters[-1][0].temperature > tolerance:
+            clusters.append([])
+        clusters[-1].append(frame)
     return [sorted(cluster, key=lambda f: (f.mjd_mid or 0, f.frame)) for cluster in clusters if cluster]
 
 
@@ -120,7 +115,9 @@ def _master(members: list[Frame], criteria: dict) -> Master:
     if kind == "flat":
         parts.append(like.filter)
     named = {"instrument", "chip", "binning", "shape", "filter"}
-    rest = {n: getattr(like, n) for n in criteria[kind]["same"] if n not in named and getattr(like, n) not in (None, "0,0")}
+    rest = {
+        n: getattr(like, n) for n in criteria[kind]["same"] if n not in named and getattr(like, n) not in (None, "0,0")
+    }
     if rest:
         parts.append(hashlib.blake2b(repr(sorted(rest.items())).encode(), digest_size=3).hexdigest())
     return Master(
@@ -167,34 +164,54 @@ def match(frame, kind: str, masters: dict[str, Master], criteria: dict, *, scala
 def _compare(frame, master: Master, criteria: dict, scalable: bool) -> tuple[list[str], list[str]]:
     """Criteria that fail, and remarks on those that could not be compared, each as words."""
     own = frame.like if isinstance(frame, Master) else frame
+    failed, notes = _compare_settings(own, master, criteria["same"])
+    limits = (
+        _wrong_temperature(own.temperature, master.temperature, criteria.get("temperature")),
+        None if scalable or master.kind != "dark" else _wrong_exposure(own, master, criteria),
+        _too_old(_age(frame, master), criteria.get("max_age")),
+    )
+    return failed + [words for words in limits if words], notes
+
+
+def _compare_settings(own: Frame, master: Master, columns: list[str]) -> tuple[list[str], list[str]]:
     failed, notes = [], []
-    for name in criteria["same"]:
+    for name in columns:
         wanted, offered = getattr(own, name), getattr(master.like, name)
-        if wanted is None and offered is None:
+        if wanted == offered:
             continue
         if wanted is None or offered is None:
             notes.append(f"{name} known only of the {master.kind if offered is not None else own.kind}")
-        elif wanted != offered:
+        else:
             failed.append(f"{name} {offered} instead of {wanted}")
-    tolerance = criteria.get("temperature")
-    if tolerance is not None and own.temperature is not None and master.temperature is not None:
-        if abs(own.temperature - master.temperature) > tolerance:
-            failed.append(f"temperature {master.temperature:g} C instead of {own.temperature:g} C (tolerance {tolerance:g})")
-    if master.kind == "dark" and not scalable and not _same_exposure(own, master, criteria):
-        failed.append(f"exposure {master.exptime:g} s instead of {_seconds(own.exptime)} (no bias to scale it with)")
-    age, limit = _age(frame, master), criteria.get("max_age")
-    if limit is not None and age is not None and age > limit:
-        failed.append(f"an age of {_DAY_FORMAT.format(age)} (at most {limit:g})")
     return failed, notes
 
 
-def _seconds(exptime: float | None) -> str:
-    return "an unknown time" if exptime is None else f"{exptime:g} s"
+def _wrong_temperature(own: float | None, offered: float | None, tolerance: float | None) -> str | None:
+    if None in (own, offered, tolerance) or abs(own - offered) <= tolerance:
+        return None
+    return f"temperature {offered:g} C instead of {own:g} C (tolerance {tolerance:g})"
 
 
-def _same_exposure(frame: Frame, dark: Master, criteria: dict) -> bool:
-    tolerance = criteria.get("exposure") or 0.0
-    return frame.exptime is not None and abs(frame.exptime - dark.exptime) <= tolerance * max(frame.exptime, dark.exptime)
+def _wrong_exposure(own: Frame, dark: Master, criteria: dict) -> str | None:
+    if _same_exposure(own, dark, criteria):
+        return None
+    wanted = "an unknown time" if own.exptime is None else f"{own.exptime:g} s"
+    return f"exposure {dark.exptime:g} s instead of {wanted} (no bias to scale it with)"
+
+
+def _too_old(age: float | None, limit: float | None) -> str | None:
+    return None if None in (age, limit) or age <= limit else f"an age of {_days(age)} (at most {limit:g})"
+
+
+def _days(age: float) -> str:
+    return f"{age:.1f} days"
+
+
+def _same_exposure(own: Frame, dark: Master, criteria: dict) -> bool:
+    if own.exptime is None:
+        return False
+    longer = max(own.exptime, dark.exptime)
+    return abs(own.exptime - dark.exptime) <= (criteria.get("exposure") or 0.0) * longer
 
 
 def _age(frame, master: Master) -> float | None:
@@ -235,7 +252,9 @@ def assign(frames: list[Frame], masters: dict[str, Master], policy: dict) -> Non
         flat.bias, flat.dark = _name(bias.master), _name(dark.master)
         flat.notes = bias.notes + dark.notes
         if flat.bias is None and flat.dark is None and missing != "warn":
-            refused[flat.name] = f"{flat.name} was refused: neither bias nor dark for the flats, so that vignetting would invert"
+            refused[flat.name] = (
+                f"{flat.name} was refused: neither bias nor dark for the flats, so that vignetting would invert"
+            )
             del masters[flat.name]
     for master in masters.values():
         for frame in master.frames:
@@ -274,11 +293,13 @@ def _assign_light(light: Frame, masters: dict, criteria: dict, refused: dict) ->
         remarks.append(f"no dark: {'; '.join(dark.failures)}")
     for found in (bias, dark, flat):
         if found.master is not None and (_age(light, found.master) or 0) > 1:
-            remarks.append(f"{found.master.kind} {_DAY_FORMAT.format(_age(light, found.master))} away")
+            remarks.append(f"{found.master.kind} {_days(_age(light, found.master))} away")
     light.reason = "; ".join(dict.fromkeys(remarks))
     lacking = []
     if bias.master is None and dark.master is None:
-        lacking.append(f"no bias and no dark of its exposure: {'; '.join(dict.fromkeys(bias.failures + dark.failures))}")
+        lacking.append(
+            f"no bias and no dark of its exposure: {'; '.join(dict.fromkeys(bias.failures + dark.failures))}"
+        )
     if flat.master is None:
         reasons = list(refused.values()) if refused else flat.failures
         lacking.append(f"no flat for filter {light.filter}: {'; '.join(reasons)}")
@@ -302,7 +323,9 @@ def reject_odd_shapes(frames: list[Frame]) -> None:
     for frame in frames:
         known = shapes.get((frame.instrument, frame.binning))
         if frame.status == OK and frame.kind == "light" and known and frame.shape not in known:
-            frame.reject(f"shape {frame.shape}, but the calibration frames of this camera are {', '.join(sorted(known))}")
+            frame.reject(
+                f"shape {frame.shape}, but the calibration frames of this camera are {', '.join(sorted(known))}"
+            )
 
 
 def bad_pixels_name(dark: str | None, flat: str | None) -> str | None:

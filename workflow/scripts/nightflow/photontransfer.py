@@ -22,7 +22,7 @@ def sample(source) -> np.ndarray:
     Returns
     -------
     ndarray of float32, shape (n_rows, nx)
-        An even number of successive rows from each band.
+        An even number of successive rows from each band, where the frame has two rows.
     """
     ny, nx = source.shape
     height = max(2, min(ny // _SAMPLE_BANDS, _SAMPLE_PIXELS // (nx * _SAMPLE_BANDS)) // 2 * 2)
@@ -74,10 +74,10 @@ def measure_gain(sources: Sequence, read_noise: float) -> float | None:
 
     Notes
     -----
-    Janesick (2001), Scientific Charge-Coupled Devices, chapter 5, with two changes. Frames of levels a and b are scaled
-    to their mean level m, so that the light source may fade: the variance of their difference is then
-    ``m/gain (m/a + m/b) + read_noise**2 ((m/a)**2 + (m/b)**2)``. And each pixel is compared with its neighbour below,
-    since the illumination of a twilight sky also changes its shape.
+    Janesick (2001), Scientific Charge-Coupled Devices, chapter 5, with two changes. The frames are multiplied by a and
+    b to their mean level, so that the light source may fade: where that mean is s, the variance of their difference is
+    ``s (a + b) / gain + read_noise**2 (a**2 + b**2)``. And each pixel is compared with its neighbour below, since the
+    illumination of a twilight sky also changes its shape.
     """
     gains = []
     previous = sample(sources[0]) if len(sources) > 1 else None
@@ -90,13 +90,16 @@ def measure_gain(sources: Sequence, read_noise: float) -> float | None:
 
 
 def _pair_gain(first: np.ndarray, second: np.ndarray, read_noise: float) -> float | None:
-    levels = float(np.nanmedian(first)), float(np.nanmedian(second))
-    mean = sum(levels) / 2
-    a, b = (mean / level for level in levels)
-    difference = first * np.float32(a) - second * np.float32(b)
-    variance = clipped_deviation(difference[1::2] - difference[:-1:2]) ** 2 / 2
-    photons = variance - read_noise**2 * (a**2 + b**2)
-    return mean * (a + b) / photons if photons > 0 else None
+    levels = np.array([np.nanmedian(first), np.nanmedian(second)], dtype=np.float64)
+    a, b = levels.mean() / levels
+    first, second = first * np.float32(a), second * np.float32(b)
+    difference = (first[1::2] - second[1::2]) - (first[::2] - second[::2])
+    level = 0.25 * (first[1::2] + second[1::2] + first[::2] + second[::2])
+    lit = level > 0
+    in_units_of_photon_noise = difference[lit] / np.sqrt(2 * (a + b) * level[lit])
+    read_part = read_noise**2 * (a**2 + b**2) / (a + b) * np.mean(1 / level[lit], dtype=np.float64)
+    photon_part = clipped_deviation(in_units_of_photon_noise) ** 2 - read_part
+    return float(1 / photon_part) if photon_part > 0 else None
 
 
 def clipped_deviation(values: np.ndarray, limit: float = 4.0) -> float:

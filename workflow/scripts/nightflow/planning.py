@@ -47,8 +47,8 @@ class Plan:
     stacks: dict[tuple[str, str], list[Frame]] = field(default_factory=dict)
 
 
-def plan(config: dict, instruments: dict[str, Instrument], results: str) -> Plan:
-    """Scan the raw folders and decide what is reduced with what.
+def scan(config: dict, instruments: dict[str, Instrument], results: str) -> list[Frame]:
+    """Find the raw frames and describe them.
 
     Parameters
     ----------
@@ -61,19 +61,17 @@ def plan(config: dict, instruments: dict[str, Instrument], results: str) -> Plan
     Raises
     ------
     NothingToReduce
-        If there are no raw files or no lights among them.
-    nightflow.matching.NoCalibration
-        If calibration is missing and ``calibration.missing`` is ``error``.
+        If there are no raw files.
     """
     folders = [canonical(folder) for folder in as_list(config["raw_dir"])]
     files = find_files(folders, skip=[results])
     if not files:
         raise NothingToReduce(
             f"raw_dir {' '.join(repr(f) for f in folders)} holds no raw frames: "
-            "files ending in .fits, .fit or .fts, in any case, with .gz or .fz or without, are looked for in all folders below"
+            "looked for are .fits, .fit and .fts in any case, with .gz or .fz or without, in all folders below"
         )
     headers = HeaderCache(Path(results, ".nightflow", "headers.json")).headers(files)
-    return assemble(_frames(files, headers, config, instruments), config)
+    return _frames(files, headers, config, instruments)
 
 
 def _frames(files: list[RawFile], headers: list[dict], config: dict, instruments: dict[str, Instrument]) -> list[Frame]:
@@ -99,7 +97,15 @@ def _frames(files: list[RawFile], headers: list[dict], config: dict, instruments
 
 
 def assemble(frames: list[Frame], config: dict) -> Plan:
-    """Plan from the frames of a scan: match calibrations, choose the masters in use, group the stacks."""
+    """Plan from the frames of a scan: match calibrations, choose the masters in use, group the stacks.
+
+    Raises
+    ------
+    NothingToReduce
+        If there are no lights.
+    nightflow.matching.NoCalibration
+        If calibration is missing and ``calibration.missing`` is ``error``.
+    """
     matching.reject_odd_shapes(frames)
     if not any(f.kind == "light" for f in frames):
         raise NothingToReduce(_no_lights(frames, config))
@@ -141,7 +147,9 @@ def group_stacks(lights: dict[str, Frame], group_by: list[str]) -> dict[tuple[st
     stacks = {}
     for key, members in groups.items():
         values = dict(zip(group_by, key, strict=True))
-        alike = [v for v in first if v.get("target") == values.get("target") and v.get("filter") == values.get("filter")]
+        alike = [
+            v for v in first if v.get("target") == values.get("target") and v.get("filter") == values.get("filter")
+        ]
         telling = [c for c in group_by if c not in ("target", "filter") and len({v[c] for v in alike}) > 1]
         name = "_".join([values.get("filter") or "all", *(slug(str(values[c]), "x") for c in telling)])
         stacks[values.get("target") or "all", name] = members

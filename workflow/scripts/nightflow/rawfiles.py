@@ -34,11 +34,15 @@ class RawFile:
         Rows and columns.
     header : `~astropy.io.fits.Header`
         The image's own header.
+    step : float
+        Smallest difference of two values in ADU; 0 for floating-point pixels.
 
     Raises
     ------
     RejectedFrame
-        If the file is unreadable, has no two-dimensional image, or is shorter than its header says.
+        If the file is no FITS file, has no two-dimensional image, or is shorter than its header says.
+    OSError
+        If the file system does not deliver it.
     """
 
     def __init__(self, path: str | os.PathLike, hdu: int | str | None = None):
@@ -49,6 +53,7 @@ class RawFile:
             with _opened(self.path) as hdus:
                 self._read_layout(_image_hdu(hdus, hdu))
         except (OSError, EOFError, KeyError, IndexError, ValueError, TypeError, fits.VerifyError) as error:
+            _raise_if_storage(error)
             raise RejectedFrame(f"{self.path.name} is unreadable: {error}") from error
         if self._is_plain and self.path.stat().st_size < self._offset + self._dtype.itemsize * np.prod(self.shape):
             raise RejectedFrame(f"{self.path.name} is truncated: the file is shorter than its header says", self.header)
@@ -63,6 +68,7 @@ class RawFile:
         self._offset = hdu.fileinfo()["datLoc"] if not self._compressed_image else 0
         self._scale = float(self.header.get("BSCALE", 1))
         self._zero = float(self.header.get("BZERO", 0))
+        self.step = abs(self._scale) if self.header["BITPIX"] > 0 else 0.0
         self._blank = self.header.get("BLANK") if self.header["BITPIX"] > 0 else None
 
     def rows(self, start: int, stop: int) -> np.ndarray:
@@ -78,6 +84,7 @@ class RawFile:
                 return self._decompressed_rows(start, stop)
             return self._scaled(self._stored_rows(start, stop))
         except (OSError, EOFError, ValueError) as error:
+            _raise_if_storage(error)
             raise RejectedFrame(f"{self.path.name} is truncated or damaged: {error}", self.header) from error
 
     def read(self) -> np.ndarray:
@@ -118,6 +125,12 @@ class RawFile:
             section = _image_hdu(hdus, self._hdu).section
             leading = (0,) * (len(section.shape) - 2)
             return np.asarray(section[(*leading, slice(start, stop))], dtype=np.float32)
+
+
+def _raise_if_storage(error: Exception) -> None:
+    """Raise errors of the file system again: they say nothing about the data."""
+    if isinstance(error, OSError) and error.errno is not None:
+        raise error
 
 
 @contextmanager
@@ -162,6 +175,8 @@ def read_raw(path: str | os.PathLike, hdu: int | str | None = None) -> np.ndarra
     Raises
     ------
     RejectedFrame
-        If the file is unreadable, truncated, or holds no two-dimensional image.
+        If the file is no FITS file, truncated, or holds no two-dimensional image.
+    OSError
+        If the file system does not deliver it.
     """
     return RawFile(path, hdu).read()

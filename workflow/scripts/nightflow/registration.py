@@ -147,10 +147,10 @@ def _star_list(table) -> _StarList:
 
 
 def _first_guesses(frame: _StarList, reference: _StarList, options: Mapping) -> Iterator[np.ndarray]:
-    """Matrices from asterisms: the brightest stars first, then fewer and more of them, then the mirrored frame."""
+    """Matrices from asterisms of the brightest stars, of more of them, and of the mirrored frame."""
     n_max = options["max_sources"]
     for sign in (1.0, -1.0) if options["allow_mirrored"] else (1.0,):
-        for n in dict.fromkeys((n_max, max(10, n_max // 2), 2 * n_max)):
+        for n in (n_max // 2, n_max):
             guess = _match_asterisms(frame, reference, n, sign)
             if guess is not None:
                 yield guess

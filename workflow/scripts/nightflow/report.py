@@ -108,10 +108,14 @@ def page(template: str, frames: pd.DataFrame, quality: pd.DataFrame, stacks: Seq
     environment = Environment(autoescape=select_autoescape(default=True), trim_blocks=True, lstrip_blocks=True)
     numbers = ["median", "stddev", "fwhm", "ellipticity", "n_stars"]
     shown = quality.reindex(columns=[*_IDENTITY, "used", "reason", "remarks", *numbers])
-    return environment.from_string(Path(template).read_text(encoding="utf-8")).render(
+    return environment.from_string(template).render(
         version=__version__,
         stacks=[{**stack, "link": os.path.relpath(stack["path"], Path(results, "report"))} for stack in stacks],
-        counts=frames.groupby(["kind", "status"], dropna=False).size().reset_index(name="n").fillna("unknown").to_dict("records"),
+        counts=frames.groupby(["kind", "status"], dropna=False)
+        .size()
+        .reset_index(name="n")
+        .fillna("unknown")
+        .to_dict("records"),
         problems=frames.loc[frames["status"] == "rejected", ["path", "reason"]].to_dict("records"),
         left_out=shown[~shown["used"] & quality["status"].eq("ok")].to_dict("records"),
         lights=[{k: _shown(v) for k, v in row.items()} for row in shown.to_dict("records")],

@@ -1,34 +1,34 @@
 """Simulated nights with known truth: raw bias, dark, flat and light frames, and what a perfect reduction would give.
 
-A night follows from its configuration and seed alone. The sky is in `simulate_sky`, the images of sources in
-`simulate_sources`, the camera in `simulate_detector`, and everything that can be switched on, off and set in
-`simulate_effects`.
+A night follows from its configuration and seed alone: `simulate_settings` says what it consists of and
+`simulate_effects` what can be switched on, off and set. The sky is in `simulate_sky`, the images of sources in
+`simulate_sources`, the camera in `simulate_detector`, what is written besides the frames in `simulate_truth`.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
-from astropy.io import fits
 from astropy.table import Table
 from astropy.wcs import WCS
 
 from nightflow import simulate_sky as sky
-from nightflow.products import MaskBit, write_fits
+from nightflow.products import write_fits
 from nightflow.simulate_detector import Camera
-from nightflow.simulate_effects import Effects, configure, only
+from nightflow.simulate_effects import only
 from nightflow.simulate_headers import dialect, hdus_of, header_of
 from nightflow.simulate_noise import stream
-from nightflow.simulate_sky import Conditions, Filter
+from nightflow.simulate_settings import Site, Target, settings_of, slug
+from nightflow.simulate_sky import Conditions
 from nightflow.simulate_sources import PSF, render_galaxies, render_stars, sersic_flux
+from nightflow.simulate_truth import frame_row, reference_catalogue, write_frame_truth, write_masters, write_tables
 
 __all__ = [
     "PSF",
@@ -36,91 +36,12 @@ __all__ = [
     "Frame",
     "Night",
     "only",
+    "reference_catalogue",
     "render_galaxies",
     "render_stars",
     "sersic_flux",
     "simulate_night",
 ]
-
-
-@dataclass(frozen=True)
-class Target:
-    """What the telescope points at."""
-
-    name: str = "field"
-    ra: float = 0.0  # degree, ICRS
-    dec: float = 0.0
-    kind: str = "field"  # or cluster, galaxy: what stands in the middle
-    filters: tuple[str, ...] = ("V", "R")
-    frames: int = 6  # per filter
-    exptime: float = 120.0  # s
-    pointings: tuple[tuple[float, float], ...] = ()  # offsets x, y in pixels that frames take in turn: a mosaic
-
-
-@dataclass(frozen=True)
-class Site:
-    """Place of the telescope; the defaults are Lulin Observatory's."""
-
-    latitude: float = 23.4686  # degree
-    longitude: float = 120.8736  # degree, east
-    height: float = 2862.0  # m
-
-
-@dataclass(frozen=True)
-class Catalogue:
-    """The reference catalogue: errors and depth."""
-
-    bands: tuple[str, ...] = ("V", "R")  # names of the two magnitudes
-    faintest: float = 18.0  # magnitude in the first band
-    position_error: float = 0.0  # arcsec, stddev per coordinate
-    magnitude_error: float = 0.0  # magnitude, stddev; drawn independently for each star and band
-    seed: int | None = None  # of the errors; null: the night's
-
-
-@dataclass(frozen=True)
-class Truth:
-    """What is written besides the frames."""
-
-    frames: bool = True  # for each light: WCS, sources, cosmic rays and trails
-    expected: bool = False  # also the noiseless image and the true sigma of its calibrated pixels
-    masters: bool = True
-
-
-@dataclass(frozen=True)
-class Settings:
-    """A night, as the section ``simulate`` of the configuration gives it."""
-
-    seed: int = 20180512
-    noise_seed: int | None = None  # of shot and read noise; null: the seed
-    cores: int = 1  # threads; the frames do not depend on their number
-    shape: tuple[int, int] = (512, 512)  # rows, columns
-    pixel_scale: float = 1.0  # arcsec
-    start: str = "2018-05-12T11:30:00"  # UT
-    bias_frames: int = 5
-    dark_frames: int = 5
-    dark_exptime: float | None = None  # s; null: a set for each exposure time of the lights
-    flat_frames: int = 5  # per filter
-    flat_level: float = 30000.0  # electron
-    flat_exptime: float = 5.0  # s
-    bias_level: float = 500.0  # ADU
-    temperature: float = -20.0  # degree Celsius
-    filters: dict = field(default_factory=dict)
-    targets: tuple = ()
-    site: Site = field(default_factory=Site)
-    catalogue: Catalogue = field(default_factory=Catalogue)
-    truth: Truth = field(default_factory=Truth)
-    effects: Effects = field(default_factory=Effects)
-    dialect: str | dict = "generic"
-
-
-DEFAULT_FILTERS = {
-    "V": Filter(22.3, 3.0, 0.14, 0.03, 0.0),
-    "R": Filter(22.5, 4.5, 0.10, -0.02, 1.0),
-}
-DEFAULT_TARGETS = (
-    Target("M101", 210.802, 54.349, "galaxy"),
-    Target("M67", 132.846, 11.814, "cluster"),
-)
 
 
 @dataclass(frozen=True)
@@ -193,45 +114,6 @@ class Frame:
     sigma: np.ndarray | None = None
 
 
-def settings_of(config: dict) -> Settings:
-    """Settings of a night from a section of the configuration; what is not given keeps its default.
-
-    Raises
-    ------
-    ValueError
-        For an unknown option or a value of the wrong type.
-    """
-    config = dict(config)
-    filters = config.pop("filters", None)
-    targets = config.pop("targets", None)
-    settings = configure(Settings(), config, "simulate")
-    dialect(settings.dialect)
-    if filters is None:
-        filters = DEFAULT_FILTERS
-    else:
-        filters = {
-            name: configure(DEFAULT_FILTERS.get(name, Filter()), given or {}, f"simulate.filters.{name}")
-            for name, given in filters.items()
-        }
-    if targets is None:
-        targets = DEFAULT_TARGETS
-    else:
-        targets = tuple(configure(Target(), given, f"simulate.targets[{i}]") for i, given in enumerate(targets))
-    _check_targets(targets, filters)
-    return replace(settings, filters=dict(filters), targets=targets)
-
-
-def _check_targets(targets: tuple[Target, ...], filters: dict) -> None:
-    for i, target in enumerate(targets):
-        if target.kind not in ("field", "cluster", "galaxy"):
-            raise ValueError(f"simulate.targets[{i}].kind: expected field, cluster or galaxy, got '{target.kind}'")
-        for name in target.filters:
-            if name not in filters:
-                raise ValueError(
-                    f"simulate.targets[{i}].filters: '{name}' is not among simulate.filters ({', '.join(filters)})"
-                )
-
-
 class Night:
     """A night of observing: its plan, and its frames on demand.
 
@@ -268,12 +150,12 @@ class Night:
         used = list(dict.fromkeys(name for target in s.targets for name in target.filters))
         yield from (("bias", "bias", 0.0, None, None, n, s.bias_frames) for n in _count(s.bias_frames))
         for name in used:
-            stem = f"flat_{_slug(name)}"
+            stem = f"flat_{slug(name)}"
             yield from ((stem, "flat", s.flat_exptime, name, None, n, s.flat_frames) for n in _count(s.flat_frames))
         for target in s.targets:
             for n in _count(target.frames):
                 for name in target.filters:
-                    stem = f"{_slug(target.name)}_{_slug(name)}"
+                    stem = f"{slug(target.name)}_{slug(name)}"
                     yield stem, "light", target.exptime, name, target, n, target.frames
         exptimes = sorted({t.exptime for t in s.targets}) if s.dark_exptime is None else [s.dark_exptime]
         for exptime in exptimes:
@@ -332,6 +214,10 @@ class Night:
         fringes = self.settings.effects.fringes
         if not fringes.on or filter_name not in fringes.filters:
             return None
+        return self._fringe_pattern
+
+    @cached_property
+    def _fringe_pattern(self) -> np.ndarray:
         return sky.fringe_pattern(self.settings.shape, self.settings.effects, self.settings.seed)
 
     def _flat_light(self, exposure: Exposure) -> np.ndarray:
@@ -417,10 +303,6 @@ def _timed(sorts: Iterable[tuple]) -> Iterable[Exposure]:
         seconds += exptime + _OVERHEAD
 
 
-def _slug(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9.-]+", "-", text).strip("-.")
-
-
 def _mjd(moment: datetime) -> float:
     return (moment - datetime(1858, 11, 17)) / timedelta(days=1)
 
@@ -469,9 +351,9 @@ def simulate_night(config: dict, directory: str | Path, truth_directory: str | P
     directory.mkdir(parents=True, exist_ok=True)
     truth.mkdir(parents=True, exist_ok=True)
     rows = _write_frames(night, directory, truth)
-    _write_tables(night, truth, rows)
+    write_tables(truth, night, rows)
     if night.settings.truth.masters:
-        _write_masters(night, truth)
+        write_masters(truth, night)
 
 
 def _write_frames(night: Night, directory: Path, truth: Path) -> list[dict]:
@@ -485,119 +367,5 @@ def _write_frame(night: Night, exposure: Exposure, directory: Path, truth: Path)
     definition = dialect(night.settings.dialect)
     write_fits(directory / f"{exposure.name}.fits", hdus_of(frame.raw, header_of(frame.facts, definition), definition))
     if exposure.kind == "light" and night.settings.truth.frames:
-        write_fits(truth / f"{exposure.name}.fits", _truth_hdus(frame, night.settings.truth.expected))
-    return _row(frame)
-
-
-def _truth_hdus(frame: Frame, expected: bool) -> list:
-    primary = fits.PrimaryHDU(header=_truth_header(frame))
-    tile = (min(64, frame.trail.shape[0]), frame.trail.shape[1])
-    rays = fits.CompImageHDU(frame.cosmic_rays, name="COSMIC_RAYS", compression_type="RICE_1", tile_shape=tile)
-    trails = fits.CompImageHDU(
-        frame.trail, name="TRAILS", compression_type="GZIP_2", quantize_level=0.0, tile_shape=tile
-    )
-    for hdu in (rays, trails):
-        hdu.header["BUNIT"] = "electron"
-    sources = _table_hdu(frame.sources, "SOURCES")
-    images = [("EXPECTED", frame.expected), ("SIGMA", frame.sigma)] if expected else []
-    return [primary, rays, trails, sources, *(fits.ImageHDU(pixels, name=name) for name, pixels in images)]
-
-
-def _table_hdu(table: Table, name: str) -> fits.BinTableHDU:
-    hdu = fits.table_to_hdu(table)
-    hdu.name = name
-    return hdu
-
-
-def _truth_header(frame: Frame) -> fits.Header:
-    header = frame.wcs.to_header(relax=True)
-    row = _row(frame)
-    header["FRAME"] = row["frame"]
-    header["MAGZP"] = (row["zero_point"], "magnitude of 1 electron/s, colour 0")
-    header["FWHM"] = (row["fwhm"], "[pix] geometric mean of the axes")
-    header["SKY"] = (row["sky"], "[electron] in the middle of the frame")
-    return header
-
-
-def _row(frame: Frame) -> dict:
-    """Row of the table of frames."""
-    exposure, conditions = frame.exposure, frame.conditions
-    row = {
-        "frame": exposure.name,
-        "kind": exposure.kind,
-        "target": exposure.target.name if exposure.target else "",
-        "filter": exposure.filter or "",
-        "exptime": exposure.exptime,
-        "date_obs": frame.facts["date_obs"],
-        "mjd_mid": frame.mjd_mid,
-        "cosmic_ray_pixels": int((frame.cosmic_rays > 0).sum()),
-    }
-    nothing = dict.fromkeys(_CONDITION_COLUMNS, math.nan)
-    return {**row, **(nothing if conditions is None else _condition_values(frame))}
-
-
-_CONDITION_COLUMNS = (
-    "airmass zero_point cloud fwhm beta ellipticity theta dither_x dither_y rotation flipped scale streak_length "
-    "streak_angle sky gradient_x gradient_y trail"
-).split()
-
-
-def _condition_values(frame: Frame) -> dict:
-    c = frame.conditions
-    values = (
-        c.airmass, c.zero_point, c.cloud, c.psf.fwhm, c.psf.beta, c.psf.ellipticity, math.degrees(c.psf.theta),
-        *c.dither, c.rotation, int(c.flipped), c.scale, c.psf.streak[0], math.degrees(c.psf.streak[1]), c.sky,
-        *c.gradient, int(c.trail is not None),
-    )  # fmt: skip
-    return dict(zip(_CONDITION_COLUMNS, values, strict=True))
-
-
-def _write_tables(night: Night, truth: Path, rows: list[dict]) -> None:
-    table = Table(rows)
-    formats = {name: "%.12g" for name in table.colnames if table[name].dtype.kind == "f"}
-    table.write(truth / "frames.tsv", format="ascii.tab", formats=formats, overwrite=True)
-    for target in night.settings.targets:
-        name = f"sources_{_slug(target.name)}.fits"
-        write_fits(truth / name, [fits.PrimaryHDU(), _table_hdu(night.field(target), "SOURCES")])
-    write_fits(truth / "catalogue.fits", [fits.PrimaryHDU(), _table_hdu(reference_catalogue(night), "CATALOGUE")])
-
-
-def reference_catalogue(night: Night) -> Table:
-    """Stars of all fields as a catalogue would list them.
-
-    Returns
-    -------
-    catalogue : `~astropy.table.Table`
-        ra, dec (degree, ICRS), one magnitude column for each band, named for it, and its error; with the errors
-        that ``simulate.catalogue`` asks for.
-    """
-    s = night.settings
-    fields = [night.field(target) for target in s.targets]
-    parts = {name: np.concatenate([np.asarray(f[name]) for f in fields]) for name in ("type", "ra", "dec", "m1", "m2")}
-    keep = (parts["type"] == sky.STAR) & (parts["m1"] < s.catalogue.faintest)
-    rng = stream(s.seed if s.catalogue.seed is None else s.catalogue.seed, "catalogue")
-    noise = rng.standard_normal((4, len(keep)))[:, keep]
-    ra, dec, *magnitudes = (parts[name][keep] for name in ("ra", "dec", "m1", "m2"))
-    error = s.catalogue.position_error / 3600
-    table = Table({"ra": ra + error * noise[0] / np.cos(np.radians(dec)), "dec": dec + error * noise[1]})
-    table["ra"].unit = table["dec"].unit = "deg"
-    for band, magnitude, deviation in zip(s.catalogue.bands, magnitudes, noise[2:], strict=True):
-        table[band] = magnitude + s.catalogue.magnitude_error * deviation
-        table[f"{band}_error"] = np.full(len(ra), s.catalogue.magnitude_error)
-        table[band].unit = table[f"{band}_error"].unit = "mag"
-    return table
-
-
-def _write_masters(night: Night, truth: Path) -> None:
-    camera, s = night.camera, night.settings
-    masters = {"bias": (camera.bias, "adu"), "dark_rate": (camera.dark_rate, "electron / s")}
-    masters["bad_pixels"] = (camera.bad_pixels.astype(np.uint8) * np.uint8(MaskBit.BAD), "")
-    for exptime in sorted({e.exptime for e in night.plan if e.kind == "dark"}):
-        masters[f"dark_{exptime:g}s"] = (camera.dark(exptime), "adu")
-    for name in dict.fromkeys(name for target in s.targets for name in target.filters):
-        masters[f"flat_{_slug(name)}"] = (camera.response(name), "")
-    for name, (pixels, unit) in masters.items():
-        hdu = fits.PrimaryHDU(pixels)
-        if unit:
-            hdu.header["BUNIT"] = unit
-        write_fits(truth / f"master_{name}.fits", [hdu])
+        write_frame_truth(truth / f"{exposure.name}.fits", frame, expected=night.settings.truth.expected)
+    return frame_row(frame)

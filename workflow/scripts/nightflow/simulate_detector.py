@@ -131,7 +131,7 @@ class Camera:
         return (self.blind < 1) | (self.dark_rate > 1.5 * usual)
 
     def response(self, filter_name: str) -> np.ndarray:
-        """Sensitivity to light, 1 in the mean over good pixels: float32, shape (ny, nx)."""
+        """Sensitivity to light, 1 in the mean before dead pixels and bad columns: float32, shape (ny, nx)."""
         return _response(self, filter_name)
 
     def dark(self, exptime: float) -> np.ndarray:
@@ -257,8 +257,7 @@ def _response(camera: Camera, filter_name: str) -> np.ndarray:
         spread = camera.effects.pixel_response.stddev
         rng = stream(camera.seed, "pixel_response")
         response *= 1 + np.float32(spread) * rng.standard_normal(camera.shape, np.float32)
-    good = camera.blind == 1
-    response /= response[good].mean(dtype=np.float64)
+    response /= response.mean(dtype=np.float64)
     return response * camera.blind
 
 

@@ -523,6 +523,7 @@ _ALLOWED = {
     "tuple[float, float]": _is_pair,
     "tuple[float, ...]": lambda v: isinstance(v, tuple) and all(map(_is_number, v)),
     "tuple[int, ...]": lambda v: isinstance(v, tuple) and all(map(_is_count, v)),
+    "tuple[str, str]": lambda v: isinstance(v, tuple) and len(v) == 2 and all(isinstance(one, str) for one in v),
     "tuple[str, ...]": lambda v: isinstance(v, tuple) and all(isinstance(one, str) for one in v),
     "tuple[tuple[float, float], ...]": lambda v: isinstance(v, tuple) and all(map(_is_pair, v)),
 }

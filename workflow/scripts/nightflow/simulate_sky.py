@@ -233,9 +233,7 @@ def pixel_positions(wcs: WCS, ra: np.ndarray, dec: np.ndarray) -> tuple[np.ndarr
     return np.asarray(x), np.asarray(y)
 
 
-def electrons(
-    sources: Table, band: Filter, conditions: Conditions, exptime: float, mjd_mid: float
-) -> np.ndarray:
+def electrons(sources: Table, band: Filter, conditions: Conditions, exptime: float, mjd_mid: float) -> np.ndarray:
     """Electrons that each source gives in an exposure, all over its profile."""
     colour = sources["m1"] - sources["m2"]
     magnitude = sources["m1"] - (band.colour_weight - band.colour_term) * colour
@@ -274,7 +272,7 @@ def sources_on_frame(
 
 
 def _pixel_angle(wcs: WCS, position_angle: np.ndarray) -> np.ndarray:
-    """Angle from +x of a direction given as position angle, east of north, radian."""
+    """Angle from +x of a position angle, east of north, radian; the shear of the distortion is left out."""
     along = np.linalg.solve(wcs.pixel_scale_matrix, np.vstack([np.sin(position_angle), np.cos(position_angle)]))
     return np.arctan2(along[1], along[0])
 

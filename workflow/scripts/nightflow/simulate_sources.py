@@ -245,11 +245,12 @@ def _galaxy_brightness(dx, dy, radius, index, axis_ratio, theta, arms, edge) -> 
     u = (dx * math.cos(theta) + dy * math.sin(theta)) / radius
     v = (-dx * math.sin(theta) + dy * math.cos(theta)) / (radius * axis_ratio)
     r = np.hypot(u, v)
-    if arms:
-        brightness = _spiral_brightness(r, np.arctan2(v, u))
-    else:
-        brightness = np.exp(-sersic_b(index) * (r ** (1 / index) - 1))
+    brightness = _spiral_brightness(r, np.arctan2(v, u)) if arms else _sersic_brightness(r, index)
     return np.where(r <= edge / radius, brightness, 0)
+
+
+def _sersic_brightness(r: np.ndarray, index: float) -> np.ndarray:
+    return np.exp(-sersic_b(index) * (r ** (1 / index) - 1))
 
 
 def _spiral_brightness(r: np.ndarray, angle: np.ndarray) -> np.ndarray:

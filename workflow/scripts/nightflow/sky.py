@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-ESTIMATORS = ("median", "mean", "mode")
+ESTIMATORS = ("median", "mean", "mode", "sextractor")
 DEFAULTS = {
     "method": "mesh",
     "estimator": "median",
@@ -97,7 +97,8 @@ def sky_model(data, mask=None, options: Mapping | None = None, *, statistics: Sk
     mask : ndarray of bool or int, shape (ny, nx), optional
         Pixels that are not zero here (sources, cosmic rays, bad pixels) are left out.
     options : mapping, optional
-        ``method`` (``scalar`` or ``mesh``), ``estimator`` (``median``, ``mean`` or ``mode``), ``sigma`` and
+        ``method`` (``scalar`` or ``mesh``), ``estimator`` (``median``, ``mean``, ``mode`` or ``sextractor``:
+        2.5 median - 1.5 mean where these agree to 0.3 standard deviations, else the median), ``sigma`` and
         ``maxiters`` of the clipping, ``mesh`` (px), ``filter_size`` (meshes), ``max_masked`` (share of masked
         pixels above which a mesh is not measured but filled in from its neighbours).
     statistics : `SkyStatistics`, optional
@@ -114,6 +115,10 @@ def sky_model(data, mask=None, options: Mapping | None = None, *, statistics: Sk
     ------
     ValueError
         If no pixel is usable, or an option's value is unknown.
+
+    References
+    ----------
+    ``sextractor``: Bertin & Arnouts (1996), A&AS 117, 393, section 3.
     """
     options = {**DEFAULTS, **(options or {})}
     if options["estimator"] not in ESTIMATORS:
@@ -149,13 +154,14 @@ def local_sky(data, usable, mesh: int, *, smooth_only: bool = False):
     box = tuple(min(mesh, n) for n in data.shape)
     levels, widths, share = _clipped_meshes(data, usable, box)
     centres = [_box_centres(n, size) for n, size in zip(data.shape, box, strict=True)]
-    surface = _fit_surface(np.where(share > 0.25 * share.max(), levels, np.nan), centres, 2 if smooth_only else 1)
-    level = _surface_at(surface, *(np.arange(n) for n in data.shape)).astype(np.float32)
-    if not smooth_only:
-        residual = np.where(share > 0.25 * share.max(), levels - _surface_at(surface, *centres), np.nan)
-        level += _interpolate_mesh(_smooth_mesh(residual, 3), centres, data.shape)
-    widths = _smooth_mesh(np.where(share > 0.25 * share.max(), widths, np.nan), 3)
-    return level, _interpolate_mesh(widths, centres, data.shape)
+    measured = share > 0.25 * share.max()
+    surface = _fit_surface(np.where(measured, levels, np.nan), centres, 2 if smooth_only else 1)
+    residual = np.where(measured, levels - _surface_at(surface, *centres), np.nan)
+    residual = np.zeros_like(levels) if smooth_only else _smooth_mesh(residual, 3)
+    widths = _smooth_mesh(np.where(measured, widths, np.nan), 3)
+    return tuple(
+        _interpolate_mesh(*part) for part in ((residual, centres, data.shape, surface), (widths, centres, data.shape))
+    )
 
 
 def _clipped_meshes(data, usable, box):
@@ -197,6 +203,9 @@ def _scalar_model(data, mask, options, statistics):
         statistics = sky_statistics(data, mask, sigma=options["sigma"], maxiters=options["maxiters"])
     if not statistics.npix:
         raise ValueError("no usable pixel to measure the sky on")
+    if options["estimator"] == "sextractor":
+        skewed = abs(statistics.mean - statistics.median) > 0.3 * statistics.stddev
+        return statistics.median if skewed else 2.5 * statistics.median - 1.5 * statistics.mean, statistics.stddev
     return getattr(statistics, options["estimator"]), statistics.stddev
 
 
@@ -209,28 +218,31 @@ def _mesh_model(data, mask, options):
     centres = [_box_centres(n, size) for n, size in zip(data.shape, box, strict=True)]
     plane = _fit_surface(levels, centres, 1)
     residual = _smooth_mesh(levels - _surface_at(plane, *centres), int(options["filter_size"]))
-    background = _interpolate_mesh(residual, centres, data.shape)
-    background += _surface_at(plane, *(np.arange(n) for n in data.shape)).astype(np.float32)
-    return background, float(np.nanmedian(rms))
+    return _interpolate_mesh(residual, centres, data.shape, plane), float(np.nanmedian(rms))
 
 
 def _mesh_levels(data, unusable, box, options):
     """Clipped level and standard deviation of every mesh; NaN where too few pixels are usable."""
     from astropy.stats import SigmaClip
-    from photutils.background import Background2D, MeanBackground, MedianBackground, ModeEstimatorBackground
+    from photutils import background as photutils_background
 
-    estimators = {"median": MedianBackground, "mean": MeanBackground, "mode": ModeEstimatorBackground}
+    estimator = {
+        "median": photutils_background.MedianBackground,
+        "mean": photutils_background.MeanBackground,
+        "mode": photutils_background.ModeEstimatorBackground,
+        "sextractor": photutils_background.SExtractorBackground,
+    }[options["estimator"]]
     # the meshes with most pixels are always measured, however crowded the field
     usable_share = 1.0 - _mean_in_boxes(unusable, box)
     least = min(1.0 - options["max_masked"], 0.5 * float(usable_share.max()))
-    background = Background2D(
+    background = photutils_background.Background2D(
         data,
         box,
         mask=unusable,
         exclude_percentile=100.0 * (1.0 - least),
         filter_size=1,
         sigma_clip=SigmaClip(sigma=options["sigma"], maxiters=options["maxiters"]),
-        bkg_estimator=estimators[options["estimator"]](sigma_clip=None),
+        bkg_estimator=estimator(sigma_clip=None),
     )
     measured = usable_share > least
     return [
@@ -277,15 +289,16 @@ def _fit_surface(levels, centres, degree: int):
 
 
 def _surface_terms(y, x, degree: int):
-    """Powers of the positions up to `degree`, shape (len(y), len(x), number of terms)."""
-    y, x = np.meshgrid(y * 1e-3, x * 1e-3, indexing="ij")
-    return np.stack([y**p * x**q for p in range(degree + 1) for q in range(degree + 1 - p)], axis=-1)
+    """Products of powers of the positions up to `degree`, shape (len(y), len(x), number of terms)."""
+    return np.stack([np.outer((y * 1e-3) ** p, (x * 1e-3) ** q) for p, q in _powers(degree)], axis=-1)
+
+
+def _powers(degree: int):
+    return [(p, q) for p in range(degree + 1) for q in range(degree + 1 - p)]
 
 
 def _surface_at(surface, y, x):
-    degree = 1 if surface.size == 3 else 2
-    powers = [(p, q) for p in range(degree + 1) for q in range(degree + 1 - p)]
-    return sum(c * np.outer((y * 1e-3) ** p, (x * 1e-3) ** q) for c, (p, q) in zip(surface, powers, strict=True))
+    return _surface_terms(y, x, 1 if surface.size == 3 else 2) @ surface
 
 
 def _smooth_mesh(residual, filter_size: int):
@@ -303,8 +316,8 @@ def _smooth_mesh(residual, filter_size: int):
     return residual if filter_size <= 1 else ndimage.median_filter(residual, filter_size, mode="nearest")
 
 
-def _interpolate_mesh(values, centres, shape):
-    """Cubic spline through mesh values at the boxes' true centres, constant beyond the outermost of them."""
+def _interpolate_mesh(values, centres, shape, surface=None):
+    """Cubic spline through mesh values at the boxes' true centres, constant beyond the outermost, plus a surface."""
     from scipy.interpolate import make_interp_spline
 
     basis = []
@@ -313,4 +326,12 @@ def _interpolate_mesh(values, centres, shape):
         # splines through unit vectors: interpolation becomes one small matrix an axis
         k = min(3, centre.size - 1)
         basis.append(make_interp_spline(centre, np.eye(centre.size), k=k)(at) if k else np.ones((n, 1)))
-    return ((basis[0] @ values).astype(np.float32)) @ basis[1].T.astype(np.float32)
+    if surface is not None:
+        degree = 1 if surface.size == 3 else 2
+        coefficients = np.zeros((degree + 1, degree + 1))
+        coefficients[tuple(np.transpose(_powers(degree)))] = surface
+        powers = [(np.arange(n)[:, None] * 1e-3) ** np.arange(degree + 1) for n in shape]
+        basis = [np.hstack(pair) for pair in zip(basis, powers, strict=True)]
+        corner = np.zeros((values.shape[0], degree + 1))
+        values = np.block([[values, corner], [np.zeros((degree + 1, values.shape[1])), coefficients]])
+    return (basis[0] @ values).astype(np.float32) @ basis[1].T.astype(np.float32)

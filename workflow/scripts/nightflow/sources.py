@@ -25,6 +25,9 @@ DETECTION_DEFAULTS = {"detection_threshold": 5.0, "aperture": 1.5, "max_sources"
 # Sides (px) of the blocks in which light too faint for single pixels is sought; the largest bounds what a source can
 # be told from the background by.
 BLOCKS = (4, 16)
+# Blocks must exceed the thresholds by this: there are so many beside sources that the brightest of blank ones, left
+# out of the sky, would lower it.
+_BLOCK_THRESHOLD = 1.5
 # Standard deviation of white unit noise after the (1, 2, 1)/4 smoothing in x and y.
 _SMOOTHED_NOISE = 3 / 8
 FWHM_OF_SIGMA = 2 * np.sqrt(2 * np.log(2))
@@ -119,8 +122,9 @@ def _detect_in_blocks(significance, usable, found, block: int, options):
     # neighbouring pixels of resampled images and residual structure make blocks scatter more than white noise does
     quiet = mean[enough & (np.abs(mean) < 5)]
     excess = max(1.0, 1.4826 * float(np.median(np.abs(quiet)))) if quiet.size > 50 else 1.0
+    mean /= excess * _BLOCK_THRESHOLD
     touching = _block_sum(found, block) > 0
-    blocks = _hysteresis(mean / excess, touching, options, 1) & enough & (mean > options["threshold"] * excess)
+    blocks = _hysteresis(mean, touching, options, 1) & enough & (mean > options["threshold"])
     return np.repeat(np.repeat(blocks, block, axis=0), block, axis=1)[:ny, :nx] & usable
 
 
@@ -255,7 +259,7 @@ def _filter_noise(sigma):
     return np.sqrt(np.sum(_difference_of_gaussians(impulse, sigma) ** 2))
 
 
-def _stamps(plane, x, y, half: int, fill=0):
+def stamps(plane, x, y, half: int, fill=0):
     """Squares of `plane` about the pixels nearest to the positions, shape (n, 2 half + 1, 2 half + 1)."""
     padded = np.pad(plane, half, constant_values=fill)
     offset = np.arange(2 * half + 1)
@@ -269,18 +273,18 @@ def _offsets(anchor, centre, half: int):
     return (np.rint(anchor) - centre)[:, None] + np.arange(-half, half + 1)
 
 
-def _weighted(stamps, dx, dy, window):
-    return np.exp(-0.5 * (dy[:, :, None] ** 2 + dx[:, None, :] ** 2) / window**2) * stamps
+def _weighted(light, dx, dy, window):
+    return np.exp(-0.5 * (dy[:, :, None] ** 2 + dx[:, None, :] ** 2) / window**2) * light
 
 
-def _centre(stamps, x, y, half, window, rounds: int = 10):
+def _centre(light, x, y, half, window, rounds: int = 10):
     """Windowed centroids: each round moves a centre by twice the windowed mean offset."""
     centre_x, centre_y = x.copy(), y.copy()
     active = np.arange(x.size)
     for _ in range(rounds):
         dx = _offsets(x[active], centre_x[active], half)
         dy = _offsets(y[active], centre_y[active], half)
-        weighted = _weighted(stamps[active], dx, dy, window)
+        weighted = _weighted(light[active], dx, dy, window)
         total = np.maximum(weighted.sum(axis=(1, 2)), 1e-12)
         step_x = np.clip(2 * (weighted.sum(axis=1) * dx).sum(axis=1) / total, -1, 1)
         step_y = np.clip(2 * (weighted.sum(axis=2) * dy).sum(axis=1) / total, -1, 1)
@@ -292,9 +296,9 @@ def _centre(stamps, x, y, half, window, rounds: int = 10):
     return centre_x, centre_y
 
 
-def _second_moments(stamps, dx, dy, window):
+def _second_moments(light, dx, dy, window):
     """Second moments (xx, yy, xy) of Gaussians that look as the stamps do through a Gaussian window; NaN if none."""
-    weighted = _weighted(stamps, dx, dy, window)
+    weighted = _weighted(light, dx, dy, window)
     with np.errstate(divide="ignore", invalid="ignore"):
         total = weighted.sum(axis=(1, 2))
         columns, rows = weighted.sum(axis=1) / total[:, None], weighted.sum(axis=2) / total[:, None]
@@ -317,9 +321,9 @@ def _typical_width(pixels, x, y, sigma: float) -> float:
     x, y = x[:400], y[:400]
     for _ in range(6):
         half = int(np.ceil(4 * sigma))
-        stamps = _stamps(pixels, x, y, half)
-        centre_x, centre_y = _centre(stamps, x, y, half, sigma, rounds=5)
-        xx, yy, _ = _second_moments(stamps, _offsets(x, centre_x, half), _offsets(y, centre_y, half), sigma)
+        light = stamps(pixels, x, y, half)
+        centre_x, centre_y = _centre(light, x, y, half, sigma, rounds=5)
+        xx, yy, _ = _second_moments(light, _offsets(x, centre_x, half), _offsets(y, centre_y, half), sigma)
         widths = _width(xx, yy)
         widths = widths[np.isfinite(widths)]
         if not widths.size:
@@ -355,12 +359,12 @@ def bright_shapes(image: Image, n: int = 400):
     sigma = _typical_width(pixels, x, y, 1.27)
     sigma = max(sigma, 0.7) if np.isfinite(sigma) else 1.27
     half = int(np.ceil(4 * sigma))
-    stamps = _stamps(pixels, x, y, half)
-    whole = ~_stamps(bad, x, y, 2, fill=True).any(axis=(1, 2))
-    centre_x, centre_y = _centre(stamps, x, y, half, sigma)
+    light = stamps(pixels, x, y, half)
+    whole = ~stamps(bad, x, y, 2, fill=True).any(axis=(1, 2))
+    centre_x, centre_y = _centre(light, x, y, half, sigma)
     dx, dy = _offsets(x, centre_x, half), _offsets(y, centre_y, half)
-    xx, yy, xy = _second_moments(stamps, dx, dy, sigma)
-    wide = _width(*_second_moments(stamps, dx, dy, 2 * sigma)[:2])
+    xx, yy, xy = _second_moments(light, dx, dy, sigma)
+    wide = _width(*_second_moments(light, dx, dy, 2 * sigma)[:2])
     good = whole & np.isfinite(xx) & np.isfinite(wide)
     return xx[good], yy[good], xy[good], wide[good]
 
@@ -369,17 +373,17 @@ def _measure(pixels, bad, image, x, y, sigma, options):
     """Columns of the source table, as a dictionary of arrays."""
     radius = max(options["aperture"] * FWHM_OF_SIGMA * sigma, 1.5)
     half = int(np.ceil(max(4 * sigma, radius + 1)))
-    stamps = _stamps(pixels, x, y, half)
-    centre_x, centre_y = _centre(stamps, x, y, half, sigma)
+    light = stamps(pixels, x, y, half)
+    centre_x, centre_y = _centre(light, x, y, half, sigma)
     dx, dy = _offsets(x, centre_x, half), _offsets(y, centre_y, half)
-    xx, yy, xy = _second_moments(stamps, dx, dy, sigma)
-    core = _core_factor(stamps, dx, dy, sigma, xx, yy)
+    xx, yy, xy = _second_moments(light, dx, dy, sigma)
+    core = _core_factor(light, dx, dy, sigma, xx, yy)
     distance = np.sqrt(dy[:, :, None] ** 2 + dx[:, None, :] ** 2)
     aperture = np.clip(radius + 0.5 - distance, 0, 1)
-    noise = _stamps(np.where(bad, np.float32(0), image.uncertainty), x, y, half)
-    flags = _stamps(image.mask, x, y, half, fill=int(MaskBit.NO_DATA))
+    noise = stamps(np.where(bad, np.float32(0), image.uncertainty), x, y, half)
+    flags = stamps(image.mask, x, y, half, fill=int(MaskBit.NO_DATA))
     near = distance <= max(FWHM_OF_SIGMA * sigma, 1.5)
-    flux, flux_err = (aperture * stamps).sum(axis=(1, 2)), np.sqrt(((aperture * noise) ** 2).sum(axis=(1, 2)))
+    flux, flux_err = (aperture * light).sum(axis=(1, 2)), np.sqrt(((aperture * noise) ** 2).sum(axis=(1, 2)))
     root = np.sqrt(0.25 * (xx - yy) ** 2 + xy**2)
     major, minor = np.sqrt(0.5 * (xx + yy) + root), np.sqrt(np.maximum(0.5 * (xx + yy) - root, 0))
     return {
@@ -387,26 +391,26 @@ def _measure(pixels, bad, image, x, y, sigma, options):
         "y": centre_y,
         "flux": flux,
         "flux_err": flux_err,
-        "peak": np.where(near, stamps, -np.inf).max(axis=(1, 2), initial=-np.inf).astype(float),
+        "peak": np.where(near, light, -np.inf).max(axis=(1, 2), initial=-np.inf).astype(float),
         "fwhm": FWHM_OF_SIGMA * core * _width(xx, yy),
         "ellipticity": 1 - minor / major,
         "theta": 0.5 * np.arctan2(2 * xy, xx - yy),
         "snr": flux / np.where(flux_err > 0, flux_err, np.inf),
         "flags": np.bitwise_or.reduce(np.where(near, flags, 0), axis=(1, 2)).astype(np.int32),
-        "npix": ((aperture > 0) & (stamps > 2 * noise) & (noise > 0)).sum(axis=(1, 2)),
+        "npix": ((aperture > 0) & (light > 2 * noise) & (noise > 0)).sum(axis=(1, 2)),
         "moved": np.hypot(centre_x - x, centre_y - y),
         "sigma": np.full(x.size, sigma),
     }
 
 
-def _core_factor(stamps, dx, dy, sigma, xx, yy):
+def _core_factor(light, dx, dy, sigma, xx, yy):
     """Factor from the windowed width of this frame's stars to the one at half maximum.
 
     A window that weighs the wings more makes a Moffat profile wider and leaves a Gaussian as it is, so that the ratio
     of widths in two windows tells the profile. The line holds within 1 % from beta = 2.5 to the Gaussian.
     """
     bright = slice(0, 100)
-    wide_xx, wide_yy, _ = _second_moments(stamps[bright], dx[bright], dy[bright], 2 * sigma)
+    wide_xx, wide_yy, _ = _second_moments(light[bright], dx[bright], dy[bright], 2 * sigma)
     ratio = _width(xx[bright], yy[bright]) / _width(wide_xx, wide_yy)
     ratio = ratio[np.isfinite(ratio)]
     return 1.0 / (1.0 + 0.94 * (1.0 - float(np.clip(np.median(ratio), 0.75, 1.0)))) if ratio.size else 1.0

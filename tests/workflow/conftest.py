@@ -1,0 +1,45 @@
+"""Whole runs of the workflow on small simulated nights.
+
+One night is reduced once a session; tests that change something work on a copy of its folder, with Snakemake's records.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from nightflow import simulate
+from nights import SMALL_NIGHT, Workspace
+
+
+@pytest.fixture(scope="session")
+def raw_night(tmp_path_factory) -> Path:
+    """Folder with a small raw night; not to be written to."""
+    folder = tmp_path_factory.mktemp("night") / "raw"
+    simulate.simulate_night(SMALL_NIGHT, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def reduced(raw_night, tmp_path_factory) -> Workspace:
+    """The small night, reduced; not to be written to."""
+    workspace = Workspace(tmp_path_factory.mktemp("reduced"))
+    shutil.copytree(raw_night, workspace.raw)
+    workspace.finished = workspace.run()
+    return workspace
+
+
+@pytest.fixture
+def workspace(reduced, tmp_path) -> Workspace:
+    """A copy of the reduced night, to change."""
+    return reduced.copy(tmp_path / "work space")
+
+
+@pytest.fixture
+def fresh(raw_night, tmp_path) -> Workspace:
+    """A copy of the raw night, not reduced."""
+    folder = tmp_path / "fresh"
+    shutil.copytree(raw_night, folder / "raw")
+    return Workspace(folder)
