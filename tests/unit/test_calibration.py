@@ -8,6 +8,7 @@ import logging
 import numpy as np
 import pytest
 from astropy.io import fits
+
 from nightflow import calibration as cal
 from nightflow import detector as det
 from nightflow.combine import ArrayRows

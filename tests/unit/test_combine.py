@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 from astropy.stats import sigma_clip
+
 from nightflow import combine as c
 
 READ_NOISE, GAIN, LEVEL = 8.0, 1.4, 900.0

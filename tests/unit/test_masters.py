@@ -7,6 +7,7 @@ import logging
 import numpy as np
 import pytest
 from astropy.io import fits
+
 from nightflow import masters, photontransfer
 from nightflow.badpixels import hot_pixels, local_median
 from nightflow.combine import ArrayRows
