@@ -8,8 +8,8 @@ BIN := .venv/bin
 .PHONY: demo test lint docs lock clean
 
 demo: .venv/run
-	$(BIN)/snakemake --cores all --quiet all simulate --config results_dir=demo
-	$(BIN)/snakemake --cores all --quiet rules --config raw_dir=demo/simulated/raw results_dir=demo
+	$(BIN)/snakemake simulate --cores all --quiet all --config results_dir=demo
+	$(BIN)/snakemake --cores all --quiet host reason rules --config raw_dir=demo/simulated/raw results_dir=demo
 
 test: .venv/test lint
 	$(BIN)/pytest

@@ -188,7 +188,32 @@ def test_missing_overrides_table_is_named(tmp_path):
 
 def test_table_has_the_documented_columns(dialects):
     header = frames.to_tsv([build(dialects, LIGHT)]).splitlines()[0].split("\t")
-    assert (
-        header
-        == ["frame", "path", "hdu", "kind", "target", "filter", "exptime", "binning", "shape", "window", "gain_setting", "offset", "readout_mode", "chip", "temperature", "ra", "dec", "airmass", "date_obs", "mjd_mid", "night", "instrument", "status", "reason", "bias", "dark", "flat"]
-    )
+    assert header == [
+        "frame",
+        "path",
+        "hdu",
+        "kind",
+        "target",
+        "filter",
+        "exptime",
+        "binning",
+        "shape",
+        "window",
+        "gain_setting",
+        "offset",
+        "readout_mode",
+        "chip",
+        "temperature",
+        "ra",
+        "dec",
+        "airmass",
+        "date_obs",
+        "mjd_mid",
+        "night",
+        "instrument",
+        "status",
+        "reason",
+        "bias",
+        "dark",
+        "flat",
+    ]

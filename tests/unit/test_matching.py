@@ -12,7 +12,7 @@ from nightflow.frames import Frame
 SAME = ["instrument", "chip", "binning", "shape", "window", "gain_setting", "offset", "readout_mode"]
 CRITERIA = {
     "bias": {"same": SAME, "temperature": None, "max_age": None},
-    "dark": {"same": SAME, "temperature": 2.0, "exposure": 0.01, "max_age": None},
+    "dark": {"same": SAME, "temperature": 2.0, "max_age": None},
     "flat": {"same": [*SAME, "filter"], "temperature": None, "max_age": None},
 }
 
@@ -40,7 +40,7 @@ def night(*extra, without=()):
 
 def assign(rows, missing="error", criteria=CRITERIA):
     masters = matching.find_masters(rows, criteria)
-    matching.assign(rows, masters, {"match": criteria, "missing": missing})
+    matching.assign(rows, masters, {"match": criteria, "missing": missing, "exposure_tolerance": 0.01})
     return masters
 
 

@@ -40,9 +40,15 @@ def star_lists(seed, matrix, *, n=80, noise=0.05, missing=0.1, spurious=5, flux_
         kept = rng.random(n) > missing
         # photon-limited centroids: fwhm / 2.35 / (S/N), never better than `noise`
         error = np.hypot(noise, 3.0 / 2.35 * 30 / flux[kept])
-        xy = np.vstack((positions[kept] + rng.normal(0, 1, (kept.sum(), 2)) * error[:, None],
-                        rng.uniform((0, 0), SHAPE[::-1], (spurious, 2))))
-        total = np.concatenate((flux[kept] * ratio * (1 + rng.normal(0, 0.01, kept.sum())), rng.uniform(500, 5000, spurious)))
+        xy = np.vstack(
+            (
+                positions[kept] + rng.normal(0, 1, (kept.sum(), 2)) * error[:, None],
+                rng.uniform((0, 0), SHAPE[::-1], (spurious, 2)),
+            )
+        )
+        total = np.concatenate(
+            (flux[kept] * ratio * (1 + rng.normal(0, 0.01, kept.sum())), rng.uniform(500, 5000, spurious))
+        )
         tables.append(_table(xy, total))
     return tables
 
@@ -207,7 +213,9 @@ def test_mirrored_frames_can_be_forbidden():
 def test_sources_without_a_position_are_ignored():
     frame, reference = star_lists(1, matrix_of(shift=(3.0, 0.0)))
     frame["x"][0], frame["flux"][1] = np.nan, np.nan
-    assert distance_from_truth(registration.find_transform(frame, reference, OPTIONS), matrix_of(shift=(3.0, 0.0))) < 0.03
+    assert (
+        distance_from_truth(registration.find_transform(frame, reference, OPTIONS), matrix_of(shift=(3.0, 0.0))) < 0.03
+    )
 
 
 def test_unknown_model():

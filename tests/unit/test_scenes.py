@@ -10,6 +10,7 @@ from astropy.io import fits
 from astropy.stats import sigma_clipped_stats
 from astropy.table import Table
 from astropy.wcs import WCS
+
 from nightflow import scenes
 
 SMALL = {"size_x": 300, "size_y": 200, "stars": 20, "galaxies": 5, "seed": 1}

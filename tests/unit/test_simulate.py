@@ -12,12 +12,13 @@ import yaml
 from astropy.io import fits
 from astropy.table import Table
 from astropy.wcs import WCS
+from scipy import stats
+
 from nightflow import instruments, simulate
 from nightflow.simulate_effects import NAMES, only
 from nightflow.simulate_headers import hdus_of, header_of
 from nightflow.simulate_noise import poisson, stream
 from nightflow.simulate_sources import PSF, render_galaxies, render_stars, sersic_flux
-from scipy import stats
 
 SHAPE = (160, 200)
 

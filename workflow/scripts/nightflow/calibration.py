@@ -232,7 +232,7 @@ def pedestal_of(signal: SignalRows, detector: dict, bias: Image | None, required
 
 def exposure_tolerance(options: dict) -> float:
     """Relative difference up to which the matching of darks takes exposure times for equal."""
-    return options.get("match", {}).get("dark", {}).get("exposure", 0.01)
+    return options.get("exposure_tolerance", 0.01)
 
 
 def _dark_scale(exptime: float | None, dark: Image, pedestal_known: bool, tolerance: float) -> float:

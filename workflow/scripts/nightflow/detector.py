@@ -16,7 +16,6 @@ import numpy as np
 
 from nightflow.combine import median_variance_factor
 from nightflow.products import RejectedFrame
-from nightflow.rawfiles import RawFile  # noqa: F401
 
 #: Top values of analogue-to-digital converters of 8 to 16 bits, and of signed 16-bit files.
 _CONVERTER_LIMITS = frozenset(2**bits - 1 for bits in (8, 10, 12, 14, 15, 16))

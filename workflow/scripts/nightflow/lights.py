@@ -7,8 +7,8 @@ import logging
 import numpy as np
 from astropy.io import fits
 
-from nightflow.detector import RawFile
 from nightflow.products import Image, RejectedFrame, clean_header, read_image
+from nightflow.rawfiles import RawFile
 from nightflow.steps import UserError
 
 log = logging.getLogger(__name__)

@@ -238,14 +238,15 @@ def assign(frames: list[Frame], masters: dict[str, Master], policy: dict) -> Non
     masters : dict of str to `Master`
         Changed in place; flats that nothing can reduce are taken out.
     policy : dict
-        ``calibration`` of the configuration: ``match`` and ``missing``.
+        ``calibration`` of the configuration: ``match``, ``exposure_tolerance`` and ``missing``.
 
     Raises
     ------
     NoCalibration
         If something is missing and ``missing`` is ``error``; the sentences say what and which candidates came nearest.
     """
-    criteria, missing = policy["match"], policy["missing"]
+    criteria, missing = dict(policy["match"]), policy["missing"]
+    criteria["dark"] = {**criteria["dark"], "exposure": policy["exposure_tolerance"]}
     refused = {}
     for flat in [m for m in masters.values() if m.kind == "flat"]:
         bias, dark = _bias_and_dark(flat, masters, criteria)

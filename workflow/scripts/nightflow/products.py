@@ -13,6 +13,7 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -119,7 +120,7 @@ def clean_header(header: fits.Header) -> fits.Header:
                     continue
                 card.verify("silentfix+exception")
                 str(card)  # an unparsable value raises only when it is formatted
-            kept.append(card, end=True)
+            kept.append(copy(card), end=True)
         except (fits.VerifyError, AstropyWarning, ValueError):
             continue
     return kept

@@ -14,6 +14,7 @@ from unittest import mock
 
 import numpy as np
 
+from nightflow import asterisms
 from nightflow.products import MaskBit, RejectedFrame
 
 # Centroids of bright stars are limited by undersampling and atmosphere, not by photons: an error floor in pixels keeps
@@ -147,26 +148,29 @@ def _star_list(table) -> _StarList:
 
 
 def _first_guesses(frame: _StarList, reference: _StarList, options: Mapping) -> Iterator[np.ndarray]:
-    """Matrices from asterisms of the brightest stars, of more of them, and of the mirrored frame."""
+    """Matrices from the brightest stars: from asterisms of neighbours, then from all triangles, mirrored ones last.
+
+    astroalign is quick, and finds nearly all frames of a tracked night. Where a third of the stars is missing, where
+    there are ten or fewer, or the frames overlap little, it misses half or more, and voting triangles find them.
+    """
     n_max = options["max_sources"]
-    for sign in (1.0, -1.0) if options["allow_mirrored"] else (1.0,):
+    lists = [np.column_stack((stars.x, stars.y))[:n_max] for stars in (frame, reference)]
+    yield from _match_neighbours(*(stars[: n_max // 2] for stars in lists))
+    for mirrored in (False, True) if options["allow_mirrored"] else (False,):
         for n in (n_max // 2, n_max):
-            guess = _match_asterisms(frame, reference, n, sign)
+            guess = asterisms.match(*(stars[:n] for stars in lists), mirrored, options["match_radius"])
             if guess is not None:
                 yield guess
 
 
-def _match_asterisms(frame: _StarList, reference: _StarList, n: int, sign: float) -> np.ndarray | None:
-    """First matrix from the `n` best stars of both lists, or None where the asterisms have nothing in common."""
+def _match_neighbours(positions: np.ndarray, reference: np.ndarray) -> Iterator[np.ndarray]:
+    """The matrix that astroalign finds, if any."""
     import astroalign
 
-    positions = np.column_stack((sign * frame.x, frame.y))[:n]
-    reference_positions = np.column_stack((reference.x, reference.y))[:n]
+    # ValueError and IndexError: astroalign on lists without one triangle in common
     with _seeded_generator(), contextlib.suppress(astroalign.MaxIterError, ValueError, IndexError):
-        # IndexError and ValueError: astroalign on lists without one triangle in common
-        model, _ = astroalign.find_transform(positions, reference_positions, max_control_points=n)
-        return np.asarray(model.params, dtype=float) @ np.diag((sign, 1.0, 1.0))
-    return None
+        model, _ = astroalign.find_transform(positions, reference, max_control_points=len(positions))
+        yield np.asarray(model.params, dtype=float)
 
 
 def _seeded_generator():

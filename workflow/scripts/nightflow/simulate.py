@@ -212,7 +212,7 @@ class Night:
 
     def _fringes(self, filter_name: str) -> np.ndarray | None:
         fringes = self.settings.effects.fringes
-        if not fringes.on or filter_name not in fringes.filters:
+        if not fringes.enabled or filter_name not in fringes.filters:
             return None
         return self._fringe_pattern
 
@@ -226,7 +226,7 @@ class Night:
         rng = stream(s.seed, "flat", exposure.name)
         level = s.flat_level * rng.uniform(0.85, 1.1)
         light = np.full(s.shape, level, np.float32)
-        if s.effects.flat_stars.on:
+        if s.effects.flat_stars.enabled:
             stars = s.effects.flat_stars
             n = round(stars.density * light.size / 1e6)
             psf = PSF(sum(s.effects.seeing.fwhm) / 2, s.effects.seeing.beta)
@@ -248,7 +248,7 @@ class Night:
         """Where the telescope believes to point: the middle of the frame, and an error if asked."""
         ra, dec = wcs.wcs.crval
         error = self.settings.effects.pointing_error
-        if error.on:
+        if error.enabled:
             angle = stream(self.settings.seed, "pointing_error", exposure.target.name).uniform(0, 2 * math.pi)
             dec = dec + error.offset / 60 * math.sin(angle)
             ra = (ra + error.offset / 60 * math.cos(angle) / math.cos(math.radians(dec))) % 360
@@ -257,7 +257,7 @@ class Night:
     def _facts(self, exposure: Exposure, wcs: WCS | None) -> dict:
         s = self.settings
         ny, nx = s.shape
-        overscan = s.effects.overscan.columns if s.effects.overscan.on else 0
+        overscan = s.effects.overscan.columns if s.effects.overscan.enabled else 0
         ra, dec = (None, None) if wcs is None else self._header_coordinates(exposure, wcs)
         return {
             "kind": exposure.kind,

@@ -45,17 +45,17 @@ class Camera:
     @property
     def gain(self) -> float:
         """Mean gain, electron / ADU."""
-        return self.effects.gain.gain if self.effects.gain.on else 1.0
+        return self.effects.gain.gain if self.effects.gain.enabled else 1.0
 
     @property
     def read_noise(self) -> float:
         """Electron."""
-        return self.effects.read_noise.noise if self.effects.read_noise.on else 0.0
+        return self.effects.read_noise.noise if self.effects.read_noise.enabled else 0.0
 
     @property
     def saturation(self) -> float:
         """Level above which a pixel counts as saturated, ADU: the lowest that a full well or the ADC can give."""
-        if not self.effects.saturation.on:
+        if not self.effects.saturation.enabled:
             return float(ADC_LIMIT)
         full = self.effects.saturation.full_well * (1 - self._nonlinear_fraction)
         lowest = full / self.column_gain.max() + self.level + self.column_pedestal.min()
@@ -66,21 +66,21 @@ class Camera:
     def column_gain(self) -> np.ndarray:
         """Gain of each column, electron / ADU."""
         amplifiers = self.effects.amplifiers
-        factors = amplifiers.gains if amplifiers.on else (1.0,)
+        factors = amplifiers.gains if amplifiers.enabled else (1.0,)
         return (self.gain * _per_column(factors, self.shape[1])).astype(np.float32)
 
     @cached_property
     def column_pedestal(self) -> np.ndarray:
         """What the amplifier of each column adds to the bias level, ADU."""
         amplifiers = self.effects.amplifiers
-        return _per_column(amplifiers.pedestals if amplifiers.on else (0.0,), self.shape[1]).astype(np.float32)
+        return _per_column(amplifiers.pedestals if amplifiers.enabled else (0.0,), self.shape[1]).astype(np.float32)
 
     @cached_property
     def bias(self) -> np.ndarray:
         """Expected bias frame, ADU: float32, shape (ny, nx)."""
         bias = np.full(self.shape, self.level, np.float32) + self.column_pedestal
         structure = self.effects.bias_structure
-        if structure.on:
+        if structure.enabled:
             rng = stream(self.seed, "bias_structure")
             bias += rng.normal(0, structure.columns, self.shape[1]).astype(np.float32)
             bias += self._ramp[:, None]
@@ -89,7 +89,7 @@ class Camera:
     @property
     def _ramp(self) -> np.ndarray:
         structure = self.effects.bias_structure
-        ramp = structure.ramp if structure.on else 0.0
+        ramp = structure.ramp if structure.enabled else 0.0
         return (ramp * (np.linspace(-0.5, 0.5, self.shape[0]))).astype(np.float32)
 
     @cached_property
@@ -97,10 +97,10 @@ class Camera:
         """Dark current, electron / s: float32, shape (ny, nx)."""
         rate = np.zeros(self.shape, np.float32)
         dark, hot = self.effects.dark_current, self.effects.hot_pixels
-        if dark.on:
+        if dark.enabled:
             rows = np.arange(self.shape[0], dtype=np.float32)
             rate += dark.rate + (dark.glow * np.exp(-rows / (0.1 * self.shape[0])))[:, None]
-        if hot.on:
+        if hot.enabled:
             rng = stream(self.seed, "hot_pixels")
             y, x = _random_pixels(rng, self.shape, hot.fraction)
             rate[y, x] += rng.lognormal(math.log(hot.rate), hot.spread, len(y)).astype(np.float32)
@@ -112,11 +112,11 @@ class Camera:
         """Factor on the response of dead pixels and bad columns, 1 elsewhere: float32, shape (ny, nx)."""
         factor = np.ones(self.shape, np.float32)
         dead, bad = self.effects.dead_pixels, self.effects.bad_columns
-        if dead.on:
+        if dead.enabled:
             rng = stream(self.seed, "dead_pixels")
             y, x = _random_pixels(rng, self.shape, dead.fraction)
             factor[y, x] = rng.uniform(*dead.response, len(y))
-        if bad.on:
+        if bad.enabled:
             rng = stream(self.seed, "bad_columns")
             for _ in range(bad.number):
                 column, start = rng.integers(0, self.shape[1]), rng.integers(0, self.shape[0] // 2)
@@ -127,7 +127,7 @@ class Camera:
     def bad_pixels(self) -> np.ndarray:
         """Dead and hot pixels and columns: bool, shape (ny, nx)."""
         cold = self.effects.dark_current
-        usual = cold.rate + cold.glow if cold.on else 0.0
+        usual = cold.rate + cold.glow if cold.enabled else 0.0
         return (self.blind < 1) | (self.dark_rate > 1.5 * usual)
 
     def response(self, filter_name: str) -> np.ndarray:
@@ -140,7 +140,7 @@ class Camera:
 
     def recorded(self, charge: np.ndarray) -> np.ndarray:
         """Electrons as the output stage reports them: non-linearity alone."""
-        if not self.effects.nonlinearity.on:
+        if not self.effects.nonlinearity.enabled:
             return charge
         coefficient = self.effects.nonlinearity.coefficient / self.effects.saturation.full_well
         return charge * (1 - np.float32(coefficient) * charge)
@@ -148,7 +148,7 @@ class Camera:
     @property
     def _nonlinear_fraction(self) -> float:
         nonlinearity = self.effects.nonlinearity
-        return nonlinearity.coefficient if nonlinearity.on else 0.0
+        return nonlinearity.coefficient if nonlinearity.enabled else 0.0
 
     def sigma(self, light: np.ndarray, exptime: float, filter_name: str) -> np.ndarray:
         """True standard deviation of a perfectly calibrated pixel, electron, where `light` is expected.
@@ -158,7 +158,7 @@ class Camera:
         """
         response = self.response(filter_name)
         variance = self.read_noise**2 + self.column_gain**2 / 12
-        if self.effects.shot_noise.on:
+        if self.effects.shot_noise.enabled:
             variance = variance + light * response + self.dark_rate * np.float32(exptime)
         with np.errstate(divide="ignore"):  # infinite where a pixel sees nothing
             return np.broadcast_to(np.sqrt(variance) / response, self.shape).astype(np.float32)
@@ -193,13 +193,13 @@ class Camera:
         charge += cosmic_rays
         charge = self.recorded(self._limited(charge))
         raw = charge / self.column_gain + self.bias
-        if self.effects.overscan.on:
+        if self.effects.overscan.enabled:
             raw = np.hstack([raw, self._overscan_level()])
         raw += self._drift(frame, hours) + self._read_noise(raw.shape, frame)
         return np.clip(np.rint(raw), 0, ADC_LIMIT).astype(np.uint16), cosmic_rays
 
     def _counts(self, expected: np.ndarray, what: str, frame: str) -> np.ndarray:
-        if not self.effects.shot_noise.on:
+        if not self.effects.shot_noise.enabled:
             return expected.astype(np.float32)
         return poisson(expected, stream(self.noise_seed, "shot_noise", what, frame))
 
@@ -212,7 +212,7 @@ class Camera:
 
     def _drift(self, frame: str, hours: float) -> np.float32:
         drift = self.effects.bias_drift
-        if not drift.on:
+        if not drift.enabled:
             return np.float32(0)
         return np.float32(drift.rate * hours + stream(self.seed, "bias_drift", frame).normal(0, drift.stddev))
 
@@ -228,17 +228,17 @@ class Camera:
     def _cosmic_rays(self, exptime: float, frame: str) -> np.ndarray:
         deposits = np.zeros(self.shape, np.int32)
         rays = self.effects.cosmic_rays
-        if rays.on and exptime > 0:
+        if rays.enabled and exptime > 0:
             rng = stream(self.seed, "cosmic_rays", frame)
             for _ in range(rng.poisson(rays.rate * exptime * deposits.size / 1e6)):
                 _add_ray(deposits, rng, rays)
         return deposits
 
     def _limited(self, charge: np.ndarray) -> np.ndarray:
-        if not self.effects.saturation.on:
+        if not self.effects.saturation.enabled:
             return charge
         full_well = np.float32(self.effects.saturation.full_well)
-        if self.effects.bleeding.on:
+        if self.effects.bleeding.enabled:
             columns = (charge > full_well).any(axis=0)
             charge[:, columns] = _bled(charge[:, columns], full_well)
         return np.minimum(charge, full_well)
@@ -247,13 +247,13 @@ class Camera:
 @lru_cache(maxsize=8)
 def _response(camera: Camera, filter_name: str) -> np.ndarray:
     response = np.ones(camera.shape, np.float32)
-    if camera.effects.vignetting.on:
+    if camera.effects.vignetting.enabled:
         response *= _vignetting(camera)
-    if camera.effects.dust.on:
+    if camera.effects.dust.enabled:
         # Half of the dust is on the window, in every filter's light; half on the filter.
         for place, share in (("window", 0.5), (filter_name, 0.5)):
             response *= _dust(camera, place, share)
-    if camera.effects.pixel_response.on:
+    if camera.effects.pixel_response.enabled:
         spread = camera.effects.pixel_response.stddev
         rng = stream(camera.seed, "pixel_response")
         response *= 1 + np.float32(spread) * rng.standard_normal(camera.shape, np.float32)

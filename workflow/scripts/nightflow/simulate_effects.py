@@ -24,7 +24,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 class Dithers:
     """Pointing offsets between the frames of a target, uniform in a circle."""
 
-    on: bool = True
+    enabled: bool = True
     radius: float = 12.0  # pixel
 
 
@@ -32,7 +32,7 @@ class Dithers:
 class Rotation:
     """Field rotation: a random angle per frame, and a steady part (a badly aligned or alt-azimuth mount)."""
 
-    on: bool = False
+    enabled: bool = False
     stddev: float = 0.3  # degree
     rate: float = 0.0  # degree / hour
 
@@ -41,7 +41,7 @@ class Rotation:
 class MeridianFlip:
     """A German mount turns the camera by 180 degrees part of the way through each target."""
 
-    on: bool = False
+    enabled: bool = False
     after: float = 0.5  # fraction of the target's frames taken before the flip
 
 
@@ -49,7 +49,7 @@ class MeridianFlip:
 class Scale:
     """Another pixel scale in some frames: a focal reducer, another telescope."""
 
-    on: bool = False
+    enabled: bool = False
     factor: float = 1.1  # on arcsec per pixel
     fraction: float = 0.5  # of the frames
     frames: tuple[int, ...] = ()  # numbers within a target and filter, from 1; replaces `fraction`
@@ -59,14 +59,14 @@ class Scale:
 class Mirror:
     """East to the right, after an odd number of mirrors."""
 
-    on: bool = False
+    enabled: bool = False
 
 
 @dataclass(frozen=True)
 class PointingError:
     """The header's coordinates are off by this angle, in a direction of their own for each target."""
 
-    on: bool = False
+    enabled: bool = False
     offset: float = 5.0  # arcminute
 
 
@@ -74,7 +74,7 @@ class PointingError:
 class Distortion:
     """Cubic radial distortion and a tilt, written as SIP (Shupe et al. 2005, ASP Conf. Ser. 347, 491)."""
 
-    on: bool = False
+    enabled: bool = False
     corner: float = 3.0  # pixel, radial shift in the corner
     tilt: float = 0.5  # pixel, quadratic shift in the corner
 
@@ -83,7 +83,7 @@ class Distortion:
 class Seeing:
     """Width of the Moffat profile (Moffat 1969, A&A 3, 455), drawn for each frame; off: the same for all frames."""
 
-    on: bool = True
+    enabled: bool = True
     fwhm: tuple[float, float] = (2.5, 3.5)  # pixel, range; off: their mean
     beta: float = 3.5  # Moffat exponent
 
@@ -92,7 +92,7 @@ class Seeing:
 class Elongation:
     """Elliptic images from tracking or astigmatism, drawn for each frame."""
 
-    on: bool = False
+    enabled: bool = False
     ellipticity: tuple[float, float] = (0.05, 0.2)  # 1 - minor / major axis, range
     angle: float | None = None  # degree from +x, of the major axis; null: random
 
@@ -101,7 +101,7 @@ class Elongation:
 class GuidingFailure:
     """The mount drifts during some exposures: every image becomes a streak."""
 
-    on: bool = False
+    enabled: bool = False
     length: float = 15.0  # pixel
     fraction: float = 0.1  # of the frames
     frames: tuple[int, ...] = ()
@@ -111,14 +111,14 @@ class GuidingFailure:
 class Extinction:
     """Dimming by the coefficient of the filter times the airmass."""
 
-    on: bool = True
+    enabled: bool = True
 
 
 @dataclass(frozen=True)
 class ZeroPointDrift:
     """Slow change of throughput (dew, dust) and a random part per frame."""
 
-    on: bool = False
+    enabled: bool = False
     rate: float = 0.02  # magnitude / hour, dimming
     stddev: float = 0.005  # magnitude
 
@@ -127,7 +127,7 @@ class ZeroPointDrift:
 class Clouds:
     """Grey dimming of whole frames; the sky background stays."""
 
-    on: bool = False
+    enabled: bool = False
     depth: tuple[float, float] = (0.2, 1.5)  # magnitude, range
     fraction: float = 0.2
     frames: tuple[int, ...] = ()
@@ -140,7 +140,7 @@ class Clouds:
 class Stars:
     """Stars, uniform over the field, with counts rising as 10^(slope m)."""
 
-    on: bool = True
+    enabled: bool = True
     density: float = 500.0  # per megapixel
     magnitudes: tuple[float, float] = (10.0, 19.0)  # in the first band
     slope: float = 0.25  # d log10 N / dm
@@ -151,7 +151,7 @@ class Stars:
 class Cluster:
     """Stars of a cluster in targets of kind ``cluster``, with a Gaussian profile."""
 
-    on: bool = True
+    enabled: bool = True
     number: int = 150
     radius: float = 60.0  # pixel, stddev
 
@@ -160,7 +160,7 @@ class Cluster:
 class Galaxies:
     """Galaxies with Sersic profiles (Sersic 1963), uniform over the field."""
 
-    on: bool = True
+    enabled: bool = True
     density: float = 60.0  # per megapixel
     magnitudes: tuple[float, float] = (15.0, 18.5)
     slope: float = 0.4
@@ -174,7 +174,7 @@ class Galaxies:
 class Spiral:
     """A large two-armed galaxy in the middle of targets of kind ``galaxy``."""
 
-    on: bool = True
+    enabled: bool = True
     magnitude: float = 11.2
     colour: float = 0.55
     radius: float = 38.0  # pixel, effective radius
@@ -185,7 +185,7 @@ class Spiral:
 class Variables:
     """Some bright stars vary as a sine."""
 
-    on: bool = False
+    enabled: bool = False
     number: int = 3
     amplitude: float = 0.1  # magnitude, half of the range
     period: float = 0.05  # day
@@ -195,7 +195,7 @@ class Variables:
 class Sky:
     """Night-sky light, as bright as the filter says; with changes from frame to frame."""
 
-    on: bool = True
+    enabled: bool = True
     stddev: float = 0.05  # of the level from frame to frame, fraction
 
 
@@ -203,7 +203,7 @@ class Sky:
 class SkyGradient:
     """Sky brighter on one side (Moon, town): a plane, with its own direction for each target."""
 
-    on: bool = True
+    enabled: bool = True
     amplitude: float = 0.08  # from one side to the other, fraction of the sky
 
 
@@ -211,7 +211,7 @@ class SkyGradient:
 class Fringes:
     """Interference of night-sky lines in a thinned CCD: on the sky of some filters, never in flats or stars."""
 
-    on: bool = False
+    enabled: bool = False
     amplitude: float = 0.03  # half of the range, fraction of the sky
     period: float = 40.0  # pixel
     filters: tuple[str, ...] = ("I", "z", "R")
@@ -221,7 +221,7 @@ class Fringes:
 class Trails:
     """Satellites that cross some frames."""
 
-    on: bool = True
+    enabled: bool = True
     peak: tuple[float, float] = (3.0, 20.0)  # crest, in units of the sky's noise per pixel
     width: float = 1.0  # pixel, added in quadrature to the seeing
     fraction: float = 0.1
@@ -235,7 +235,7 @@ class Trails:
 class Vignetting:
     """Loss of light towards the corners, growing as the square of the distance from the axis."""
 
-    on: bool = True
+    enabled: bool = True
     corner: float = 0.25  # loss in the corner, fraction
     centre: tuple[float, float] = (0.03, -0.02)  # x, y of the axis from the middle, fraction of the size
 
@@ -244,7 +244,7 @@ class Vignetting:
 class Dust:
     """Out-of-focus shadows of dust on window and filter: rings, as a mirror telescope casts them."""
 
-    on: bool = True
+    enabled: bool = True
     number: int = 8
     radius: tuple[float, float] = (10.0, 28.0)  # pixel, outer
     depth: tuple[float, float] = (0.02, 0.08)  # fraction
@@ -254,7 +254,7 @@ class Dust:
 class PixelResponse:
     """Sensitivity differs from pixel to pixel."""
 
-    on: bool = True
+    enabled: bool = True
     stddev: float = 0.01
 
 
@@ -262,7 +262,7 @@ class PixelResponse:
 class DeadPixels:
     """Pixels almost blind to light."""
 
-    on: bool = True
+    enabled: bool = True
     fraction: float = 2e-4
     response: tuple[float, float] = (0.0, 0.3)
 
@@ -271,7 +271,7 @@ class DeadPixels:
 class BadColumns:
     """Columns that are partly blind above a trap."""
 
-    on: bool = True
+    enabled: bool = True
     number: int = 1
     response: tuple[float, float] = (0.1, 0.5)
 
@@ -280,7 +280,7 @@ class BadColumns:
 class FlatStars:
     """Stars in twilight flats, at other places in each."""
 
-    on: bool = False
+    enabled: bool = False
     density: float = 30.0  # per megapixel
     peak: tuple[float, float] = (0.02, 1.0)  # fraction of the flat's level
 
@@ -289,14 +289,14 @@ class FlatStars:
 class ShotNoise:
     """Poisson noise of light and of dark current; off: the expected electrons themselves."""
 
-    on: bool = True
+    enabled: bool = True
 
 
 @dataclass(frozen=True)
 class CosmicRays:
     """Particles that cross the silicon: straight tracks, length by their slope, plus round low-energy worms."""
 
-    on: bool = True
+    enabled: bool = True
     rate: float = 1.0  # per megapixel and second of exposure
     electrons: tuple[float, float] = (300.0, 30000.0)  # per track, range; log-uniform
     thickness: float = 1.5  # of the silicon, in pixels: how long slanted tracks are
@@ -308,7 +308,7 @@ class CosmicRays:
 class DarkCurrent:
     """Thermal electrons, with a glow from one edge."""
 
-    on: bool = True
+    enabled: bool = True
     rate: float = 0.05  # electron / s per pixel
     glow: float = 0.05  # electron / s, at the edge where the amplifier is
 
@@ -317,7 +317,7 @@ class DarkCurrent:
 class HotPixels:
     """Pixels with much more dark current: log-normal rates."""
 
-    on: bool = True
+    enabled: bool = True
     fraction: float = 1e-3
     rate: float = 8.0  # electron / s, median
     spread: float = 1.0  # stddev of ln(rate)
@@ -328,7 +328,7 @@ class HotPixels:
 class Saturation:
     """Charge is lost above the full well; off: only the ADC limits."""
 
-    on: bool = True
+    enabled: bool = True
     full_well: float = 90000.0  # electron
 
 
@@ -336,14 +336,14 @@ class Saturation:
 class Bleeding:
     """Charge above the full well runs along the column, in both directions."""
 
-    on: bool = True
+    enabled: bool = True
 
 
 @dataclass(frozen=True)
 class NonLinearity:
     """Recorded = true (1 - coefficient true / full well)."""
 
-    on: bool = False
+    enabled: bool = False
     coefficient: float = 0.03
 
 
@@ -351,7 +351,7 @@ class NonLinearity:
 class Gain:
     """Electrons per ADU; off: 1."""
 
-    on: bool = True
+    enabled: bool = True
     gain: float = 1.5  # electron / ADU
 
 
@@ -359,7 +359,7 @@ class Gain:
 class Amplifiers:
     """Halves of the columns read through amplifiers of their own."""
 
-    on: bool = False
+    enabled: bool = False
     gains: tuple[float, ...] = (0.97, 1.03)  # factor on the gain, left to right
     pedestals: tuple[float, ...] = (0.0, 40.0)  # ADU, added to the bias level
 
@@ -368,7 +368,7 @@ class Amplifiers:
 class BiasStructure:
     """Fixed pattern of the read-out: columns and a ramp along the rows. The level itself is always there."""
 
-    on: bool = True
+    enabled: bool = True
     columns: float = 2.0  # ADU, stddev
     ramp: float = 6.0  # ADU, from the first row to the last
 
@@ -377,7 +377,7 @@ class BiasStructure:
 class BiasDrift:
     """The bias level differs from frame to frame."""
 
-    on: bool = False
+    enabled: bool = False
     stddev: float = 3.0  # ADU
     rate: float = 1.0  # ADU / hour
 
@@ -386,7 +386,7 @@ class BiasDrift:
 class ReadNoise:
     """Gaussian noise of the read-out."""
 
-    on: bool = True
+    enabled: bool = True
     noise: float = 6.0  # electron
 
 
@@ -394,7 +394,7 @@ class ReadNoise:
 class Overscan:
     """Columns read without light after the last pixel of each row."""
 
-    on: bool = False
+    enabled: bool = False
     columns: int = 32
 
 
@@ -486,10 +486,10 @@ def configure(section, settings: dict, where: str):
 
 def _value(default, kind: str, value, where: str):
     if is_dataclass(default):
-        is_effect = hasattr(default, "on")
+        is_effect = hasattr(default, "enabled")
         if is_effect and isinstance(value, bool):
-            return replace(default, on=value)
-        return configure(default, {"on": True, **value} if is_effect and isinstance(value, dict) else value, where)
+            return replace(default, enabled=value)
+        return configure(default, {"enabled": True, **value} if is_effect and isinstance(value, dict) else value, where)
     value = _as_tuples(value)
     if kind in _ALLOWED and not _ALLOWED[kind](value):
         raise ValueError(f"{where}: expected {kind}, for example {default!r}; got {value!r}")

@@ -79,21 +79,21 @@ def make_field(
     """
     names = (f"{centre[0]:.6f}", f"{centre[1]:.6f}")
     widest = max((math.hypot(*offset) for offset in pointings), default=0.0)
-    radius = widest + 0.5 * math.hypot(*shape) + 40 + (effects.dithers.radius if effects.dithers.on else 0)
-    if effects.scale.on:
+    radius = widest + 0.5 * math.hypot(*shape) + 40 + (effects.dithers.radius if effects.dithers.enabled else 0)
+    if effects.scale.enabled:
         radius *= max(effects.scale.factor, 1)
     area = math.pi * radius**2 / 1e6
     parts = []
-    if effects.stars.on:
+    if effects.stars.enabled:
         rng = stream(seed, "stars", *names)
         parts.append(_stars(rng, _in_disc(rng, round(effects.stars.density * area), radius), effects))
-    if effects.cluster.on and kind == "cluster":
+    if effects.cluster.enabled and kind == "cluster":
         rng = stream(seed, "cluster", *names)
         parts.append(_stars(rng, rng.normal(0, effects.cluster.radius, (effects.cluster.number, 2)), effects))
-    if effects.galaxies.on:
+    if effects.galaxies.enabled:
         rng = stream(seed, "galaxies", *names)
         parts.append(_galaxies(rng, _in_disc(rng, round(effects.galaxies.density * area), radius), effects.galaxies))
-    if effects.spiral.on and kind == "galaxy":
+    if effects.spiral.enabled and kind == "galaxy":
         parts.append(_spiral(effects.spiral))
     sources = {name: np.concatenate([part[name] for part in parts] or [np.empty(0)]) for name in _COLUMNS}
     _vary(sources, effects.variables, seed, names)
@@ -159,7 +159,7 @@ def _magnitudes(rng: np.random.Generator, n: int, limits: tuple[float, float], s
 def _vary(sources: dict, variables, seed: int, names: tuple[str, ...]) -> None:
     """Let some of the brighter stars vary."""
     stars = np.flatnonzero(sources["type"] == STAR)
-    if variables.on and len(stars):
+    if variables.enabled and len(stars):
         rng = stream(seed, "variables", *names)
         bright = stars[np.argsort(sources["m1"][stars])][: max(len(stars) // 3, 1)]
         chosen = rng.choice(bright, min(variables.number, len(bright)), replace=False)
@@ -208,8 +208,8 @@ def frame_wcs(
     rotation = conditions.rotation + (180 if conditions.flipped else 0)
     at_target = tangent_wcs(target, (middle[0] + conditions.dither[0], middle[1] + conditions.dither[1]), pixel_scale)
     pointing = at_target.wcs_pix2world([middle], 0)[0]
-    wcs = tangent_wcs(tuple(pointing), middle, pixel_scale * conditions.scale, rotation, effects.mirror.on)
-    if effects.distortion.on:
+    wcs = tangent_wcs(tuple(pointing), middle, pixel_scale * conditions.scale, rotation, effects.mirror.enabled)
+    if effects.distortion.enabled:
         wcs = _with_sip(wcs, shape, effects.distortion)
     return wcs
 
@@ -371,7 +371,7 @@ def draw_conditions(
         psf=replace(_draw_psf(effects, rng("seeing"), rng("elongation")), streak=streak),
         dither=(pointing[0] + dither[0], pointing[1] + dither[1]),
         rotation=_draw_rotation(effects.rotation, rng("rotation"), hours),
-        flipped=effects.meridian_flip.on and number > effects.meridian_flip.after * of,
+        flipped=effects.meridian_flip.enabled and number > effects.meridian_flip.after * of,
         scale=effects.scale.factor if _happens(effects.scale, rng("scale"), number) else 1.0,
         sky=_draw_sky(effects.sky, rng("sky")) * band.sky * exptime,
         gradient=_draw_gradient(effects.sky_gradient, stream(seed, "sky_gradient", target)),
@@ -381,21 +381,21 @@ def draw_conditions(
 
 def _happens(event, rng: np.random.Generator, number: int) -> bool:
     """Whether a frame has an event: those listed by number, else a fraction at random."""
-    if not event.on:
+    if not event.enabled:
         return False
     return number in event.frames if event.frames else bool(rng.random() < event.fraction)
 
 
 def _dimming(effects: Effects, band: Filter, airmass: float, hours: float, rng: np.random.Generator) -> float:
-    extinction = band.extinction * airmass if effects.extinction.on else 0.0
+    extinction = band.extinction * airmass if effects.extinction.enabled else 0.0
     drift = effects.zero_point_drift
-    return extinction + (drift.rate * hours + rng.normal(0, drift.stddev) if drift.on else 0.0)
+    return extinction + (drift.rate * hours + rng.normal(0, drift.stddev) if drift.enabled else 0.0)
 
 
 def _draw_psf(effects: Effects, seeing_rng: np.random.Generator, elongation_rng: np.random.Generator) -> PSF:
     seeing, elongation = effects.seeing, effects.elongation
-    fwhm = seeing_rng.uniform(*seeing.fwhm) if seeing.on else sum(seeing.fwhm) / 2
-    if not elongation.on:
+    fwhm = seeing_rng.uniform(*seeing.fwhm) if seeing.enabled else sum(seeing.fwhm) / 2
+    if not elongation.enabled:
         return PSF(fwhm, seeing.beta)
     ellipticity, angle = elongation_rng.uniform(*elongation.ellipticity), elongation_rng.uniform(0, 180)
     return PSF(fwhm, seeing.beta, ellipticity, math.radians(angle if elongation.angle is None else elongation.angle))
@@ -403,20 +403,22 @@ def _draw_psf(effects: Effects, seeing_rng: np.random.Generator, elongation_rng:
 
 def _draw_dither(dithers, rng: np.random.Generator) -> tuple[float, float]:
     distance, angle = dithers.radius * math.sqrt(rng.random()), rng.uniform(0, 2 * math.pi)
-    return (distance * math.cos(angle), distance * math.sin(angle)) if dithers.on else (0.0, 0.0)
+    return (distance * math.cos(angle), distance * math.sin(angle)) if dithers.enabled else (0.0, 0.0)
 
 
 def _draw_rotation(rotation, rng: np.random.Generator, hours: float) -> float:
-    return rng.normal(0, rotation.stddev) + rotation.rate * hours if rotation.on else 0.0
+    return rng.normal(0, rotation.stddev) + rotation.rate * hours if rotation.enabled else 0.0
 
 
 def _draw_sky(sky, rng: np.random.Generator) -> float:
-    return max(1 + rng.normal(0, sky.stddev), 0.1) if sky.on else 0.0
+    return max(1 + rng.normal(0, sky.stddev), 0.1) if sky.enabled else 0.0
 
 
 def _draw_gradient(gradient, rng: np.random.Generator) -> tuple[float, float]:
     angle = rng.uniform(0, 2 * math.pi)
-    return (gradient.amplitude * math.cos(angle), gradient.amplitude * math.sin(angle)) if gradient.on else (0.0, 0.0)
+    return (
+        (gradient.amplitude * math.cos(angle), gradient.amplitude * math.sin(angle)) if gradient.enabled else (0.0, 0.0)
+    )
 
 
 def _draw_trail(trails, rng: np.random.Generator, number: int, shape: tuple[int, int]):
