@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from nightflow.products import Image, MaskBit
 from scipy import ndimage
+
+from nightflow.products import Image, MaskBit
 
 SUBPIXELS = 5
 

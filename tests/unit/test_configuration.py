@@ -46,9 +46,6 @@ def test_every_option_has_a_default_and_a_description(defaults, schema):
         ("sky", "sky", "DEFAULTS"),
         ("sources", "sources", "MASK_DEFAULTS"),
         ("photometry", "sources", "DETECTION_DEFAULTS"),
-        ("selection", "quality", "DEFAULTS"),
-        ("registration", "registration", "DEFAULTS"),
-        ("stack", "stacking", "DEFAULTS"),
         ("cosmic_rays", "cosmicrays", "DEFAULTS"),
         ("trails", "trails", "DEFAULTS"),
     ],
@@ -58,7 +55,7 @@ def test_defaults_of_functions_are_those_of_the_configuration(defaults, section,
     import importlib
 
     own = getattr(importlib.import_module(f"nightflow.{module}"), table)
-    assert own == {key: value for key, value in defaults[section].items() if key != "group_by"}
+    assert own == defaults[section]
 
 
 @pytest.mark.parametrize(

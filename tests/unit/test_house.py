@@ -108,3 +108,11 @@ def test_option_reference_is_up_to_date(root):
 def test_style(root, command):
     finished = subprocess.run([*command.split()], cwd=root, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stdout
+
+
+def test_simulator_options_in_the_documentation_are_its_defaults(root):
+    from nightflow import simulate_settings
+
+    text = (root / "docs" / "simulator.md").read_text(encoding="utf-8")
+    documented = yaml.safe_load(re.search(r"```yaml\n(.*?)```", text, re.DOTALL)[1])["simulate"]
+    assert simulate_settings.settings_of(documented) == simulate_settings.settings_of({})

@@ -6,11 +6,13 @@ from snakemake.utils import update_config
 
 # The library. Its files are named one by one, since a remote module fetches only what is named.
 MODULES = (
-    "__init__ badpixels calibration combine configuration cosmicrays detector frames "
-    "instruments inventory lights masters matching measurement photontransfer "
-    "planning previews products provenance quality rawfiles registration report "
-    "resampling scenes simulate simulate_detector simulate_effects simulate_headers "
-    "simulate_noise simulate_sky simulate_sources sky sources stacking steps "
+    "__init__ asterisms badpixels calibration combine configuration cosmicrays "
+    "detector frames instruments inventory lights masters matching measurement "
+    "noisecorrelation photontransfer planning previews products provenance quality "
+    "rawfiles reference registration report resampling scenes simulate "
+    "simulate_detector simulate_effects simulate_headers simulate_noise "
+    "simulate_settings simulate_sky simulate_sources simulate_truth sky sources "
+    "stacking steps trails "
 ).split()
 
 

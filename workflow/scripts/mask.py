@@ -1,6 +1,6 @@
 """Find cosmic rays, trails and sources in a calibrated frame and record them as mask planes."""
 
-from nightflow import cosmicrays, products, sources, steps
+from nightflow import cosmicrays, products, sources, steps, trails
 from nightflow.products import MaskBit
 
 
@@ -9,6 +9,7 @@ def main(calibrated, output, ray_options, trail_options, source_options, configu
         image = products.read_image(calibrated)
         rays = cosmicrays.find_cosmic_rays(image, ray_options)
         image.flag(rays, MaskBit.COSMIC_RAY)
+        image.flag(trails.find_trails(image, trail_options), MaskBit.TRAIL)
         image.flag(sources.source_mask(image.data, image.mask, source_options), MaskBit.SOURCE)
         image.header["CRNUM"] = (int(rays.sum()), "pixels flagged as cosmic rays")
         image.header["NFCONF"] = (configuration, "digest of the options behind this product")

@@ -5,9 +5,9 @@ from pathlib import Path
 from nightflow import simulate, steps
 
 
-def main(raw, truth, done, options):
+def main(raw, truth, done, options, threads):
     try:
-        simulate.simulate_night(options, raw, truth)
+        simulate.simulate_night({"cores": threads, **options}, raw, truth)
     except ValueError as error:
         raise steps.UserError(str(error)) from error
     Path(done).write_text("raw frames with known truth, made by the rule simulate\n", encoding="utf-8")
@@ -20,4 +20,5 @@ if "snakemake" in globals():
             snakemake.params.truth,
             snakemake.output[0],
             snakemake.params.options,
+            snakemake.threads,
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import enum
 import os
+import re
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -116,7 +117,7 @@ def clean_header(header: fits.Header) -> fits.Header:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", AstropyWarning)
-                if card.keyword in _NOT_COPIED:
+                if card.keyword in _NOT_COPIED or not _is_standard(card):
                     continue
                 card.verify("silentfix+exception")
                 str(card)  # an unparsable value raises only when it is formatted
@@ -124,6 +125,10 @@ def clean_header(header: fits.Header) -> fits.Header:
         except (fits.VerifyError, AstropyWarning, ValueError):
             continue
     return kept
+
+
+def _is_standard(card: fits.Card) -> bool:
+    return bool(re.fullmatch(r"[A-Z0-9_-]{0,8}", card.keyword)) or card.image.startswith("HIERARCH")
 
 
 @contextmanager

@@ -21,6 +21,9 @@ from nightflow.products import MaskBit, RejectedFrame
 # one bright star from outweighing all others.
 _CENTROID_FLOOR = 0.02
 _OUTLIER_SIGMA = 4.0
+# Of the stars in the field that both frames show, the shorter list's share that must match: long lists match
+# anything by chance.
+_LEAST_SHARE = 0.15
 _MAX_ITERATIONS = 20
 
 
@@ -100,7 +103,9 @@ def find_transform(sources, reference_sources, options: Mapping) -> Transform:
     required = min(options["min_matches"], max(3, n_least // 2))
     for first in _first_guesses(frame, reference, options):
         transform = _refine(first, frame, reference, options)
-        if transform is not None and transform.n_matched >= required and transform.rms <= options["max_rms"]:
+        if transform is None or transform.rms > options["max_rms"]:
+            continue
+        if transform.n_matched >= max(required, _LEAST_SHARE * _n_common(transform.matrix, frame, reference)):
             return transform
     raise RejectedFrame(
         f"cannot be registered: no transform brings {required} of its {len(frame.x)} stars "
@@ -155,7 +160,9 @@ def _first_guesses(frame: _StarList, reference: _StarList, options: Mapping) -> 
     """
     n_max = options["max_sources"]
     lists = [np.column_stack((stars.x, stars.y))[:n_max] for stars in (frame, reference)]
-    yield from _match_neighbours(*(stars[: n_max // 2] for stars in lists))
+    guess = _match_neighbours(*(stars[: n_max // 2] for stars in lists))
+    if guess is not None:
+        yield guess
     for mirrored in (False, True) if options["allow_mirrored"] else (False,):
         for n in (n_max // 2, n_max):
             guess = asterisms.match(*(stars[:n] for stars in lists), mirrored, options["match_radius"])
@@ -163,14 +170,15 @@ def _first_guesses(frame: _StarList, reference: _StarList, options: Mapping) -> 
                 yield guess
 
 
-def _match_neighbours(positions: np.ndarray, reference: np.ndarray) -> Iterator[np.ndarray]:
+def _match_neighbours(positions: np.ndarray, reference: np.ndarray) -> np.ndarray | None:
     """The matrix that astroalign finds, if any."""
     import astroalign
 
     # ValueError and IndexError: astroalign on lists without one triangle in common
     with _seeded_generator(), contextlib.suppress(astroalign.MaxIterError, ValueError, IndexError):
         model, _ = astroalign.find_transform(positions, reference, max_control_points=len(positions))
-        yield np.asarray(model.params, dtype=float)
+        return np.asarray(model.params, dtype=float)
+    return None
 
 
 def _seeded_generator():
@@ -199,6 +207,17 @@ def _refine(first: np.ndarray, frame: _StarList, reference: _StarList, options: 
     i, j = kept
     rms = float(np.sqrt(np.mean(distance**2)))
     return Transform(matrix, rms, len(i), *_flux_scale(frame, reference, i, j))
+
+
+def _n_common(matrix: np.ndarray, frame: _StarList, reference: _StarList) -> int:
+    """Number of stars in the field that both lists cover, in the shorter one."""
+
+    def inside(x, y, other) -> int:
+        return int(((x >= other.x.min()) & (x <= other.x.max()) & (y >= other.y.min()) & (y <= other.y.max())).sum())
+
+    forth = inside(*_apply(matrix, frame.x, frame.y), reference)
+    back = inside(*_apply(np.linalg.inv(matrix), reference.x, reference.y), frame)
+    return min(forth, back)
 
 
 def _mutual_nearest(matrix, frame, reference, tree, radius) -> np.ndarray:

@@ -75,14 +75,14 @@ def find_trails(image: Image, options: Mapping | None = None):
     if not scatter.min() > 0:
         return found
     residual = np.where(usable, (image.data - level) / scatter, np.float32(np.nan))
-    y, x = _bright_blocks(residual, usable)
+    y, x, weight = _bright_blocks(residual, usable)
+    lines = _Hough(y, x, weight, image.shape)
     for _ in range(3 * int(options["max_trails"])):
-        line = _propose_line(y, x, image.shape, options["significance"])
+        line = lines.strongest(options["significance"])
         if line is None:
             break
         found |= _trail_pixels(residual, line, options)
-        left = np.abs(_across(line, y, x)) > 3 * _BLOCK
-        y, x = y[left], x[left]
+        lines.remove(line)
     return found
 
 
@@ -99,41 +99,77 @@ def _bright_blocks(residual, usable):
     )
     blocks = total / np.sqrt(np.maximum(number, 1))
     blocks -= ndimage.median_filter(blocks, 11)
-    y, x = np.nonzero(blocks > _BLOCK_SIGNIFICANCE)
-    middle = (_BLOCK - 1) / 2
-    return y * _BLOCK + middle, x * _BLOCK + middle
+    labels, _ = ndimage.label(blocks > _BLOCK_SIGNIFICANCE, structure=np.ones((3, 3)))
+    y, x = np.nonzero(labels)
+    # pieces of a trail are long, stars and noise are not
+    extent = np.array([0] + [max(s.stop - s.start for s in box) for box in ndimage.find_objects(labels)])
+    weight = np.clip(extent[labels[y, x]] - 1, 0, 6).astype(float)
+    y, x, weight = y[weight > 0], x[weight > 0], weight[weight > 0]
+    # spread over the blocks, lest their grid show in the transform
+    jitter = np.outer((0.7548776662466927, 0.5698402909980532), np.arange(y.size)) % 1 * _BLOCK - 0.5
+    return y * _BLOCK + jitter[0], x * _BLOCK + jitter[1], weight
 
 
-def _propose_line(y, x, shape, significance):
-    """The line that most exceeds the number of blocks expected on it, or None."""
-    if y.size < 10:
-        return None
-    ny, nx = shape
-    step = 2 * _BLOCK
-    radius = 0.5 * np.hypot(ny, nx)
-    angles = np.arange(0, np.pi, step / (2 * radius))
-    distances = int(2 * radius / step) + 3
-    dx, dy = x - (nx - 1) / 2, y - (ny - 1) / 2
-    counts = np.stack([_project(dx, dy, a, radius, step, distances) for a in angles])
-    # a regular grid of points tells how long each line is inside the image
-    gx, gy = (g.ravel() for g in np.meshgrid(*((np.arange(0, n, 16) - (n - 1) / 2) for n in (nx, ny))))
-    length = np.stack([_project(gx, gy, a, radius, step, distances) for a in angles])
-    expected = length * (y.size / gx.size)
-    enough = length > 0.1 * length.max()
-    excess = np.where(enough, (counts - expected) / np.sqrt(np.maximum(expected, 1)), 0)
-    spread = max(1.0, 1.4826 * float(np.median(np.abs(excess[enough]))))
-    i, j = np.unravel_index(np.argmax(excess), excess.shape)
-    if excess[i, j] < significance * spread:
-        return None
-    distance = (j + 0.5) * step - radius - step
-    normal = np.cos(angles[i]), np.sin(angles[i])
-    return Line((nx - 1) / 2 + distance * normal[0], (ny - 1) / 2 + distance * normal[1], float(angles[i]) + np.pi / 2)
+class _Hough:
+    """Weights of points summed along all lines through an image."""
+
+    def __init__(self, y, x, weight, shape):
+        ny, nx = shape
+        self.middle = (ny - 1) / 2, (nx - 1) / 2
+        self.y, self.x, self.weight = y, x, weight
+        self.step = 2 * _BLOCK
+        self.radius = 0.5 * np.hypot(ny, nx)
+        self.angles = np.arange(0, np.pi, self.step / (2 * self.radius))
+        self.distances = (np.arange(int(2 * self.radius / self.step) + 3) - 0.5) * self.step - self.radius
+        self.length = _chords(self.angles, self.distances, shape)
+        self.area = ny * nx
+        self.sums = self._project(y, x, weight)
+
+    def _project(self, y, x, weight):
+        """Sum of weights at each angle (row) and distance (column) of a line's normal."""
+        dy, dx = y - self.middle[0], x - self.middle[1]
+        sums = np.empty((self.angles.size, self.distances.size))
+        for row, angle in zip(sums, self.angles, strict=True):
+            distance = dx * np.cos(angle) + dy * np.sin(angle)
+            index = ((distance + self.radius) / self.step + 1).astype(np.intp)
+            row[:] = np.bincount(index, weight, self.distances.size)[: self.distances.size]
+        return sums
+
+    def strongest(self, significance) -> Line | None:
+        """The line that most exceeds what is expected on it, if that is significant."""
+        if self.y.size < 10:
+            return None
+        total, squares = self.weight.sum(), (self.weight**2).sum()
+        share = self.length * self.step / self.area
+        enough = self.length > 0.1 * self.length.max()
+        noise = np.sqrt(np.maximum(share * squares, squares / self.y.size))
+        excess = np.where(enough, (self.sums - share * total) / noise, 0)
+        spread = max(1.0, 1.4826 * float(np.median(np.abs(excess[enough]))))
+        i, j = np.unravel_index(np.argmax(excess), excess.shape)
+        if excess[i, j] < significance * spread:
+            return None
+        distance, normal = self.distances[j], (np.cos(self.angles[i]), np.sin(self.angles[i]))
+        x, y = self.middle[1] + distance * normal[0], self.middle[0] + distance * normal[1]
+        return Line(float(x), float(y), float(self.angles[i] + np.pi / 2))
+
+    def remove(self, line: Line) -> None:
+        """Take out the points that are near a line."""
+        near = np.abs(_across(line, self.y, self.x)) <= 3 * _BLOCK
+        self.sums -= self._project(self.y[near], self.x[near], self.weight[near])
+        self.y, self.x, self.weight = self.y[~near], self.x[~near], self.weight[~near]
 
 
-def _project(dx, dy, angle, radius, step, distances):
-    """Number of points at each distance from the middle along the direction `angle`."""
-    index = ((dx * np.cos(angle) + dy * np.sin(angle) + radius + step) / step).astype(np.intp)
-    return np.bincount(index, minlength=distances)[:distances]
+def _chords(angles, distances, shape):
+    """Lengths (px) inside the image of lines with these normals' angles and distances from its middle."""
+    half_y, half_x = shape[0] / 2, shape[1] / 2
+    cos, sin = np.cos(angles)[:, None], np.sin(angles)[:, None]
+    limits = []
+    # a point of the line is distance * (cos, sin) + t * (-sin, cos)
+    for start, slope, half in ((distances * cos, -sin, half_x), (distances * sin, cos, half_y)):
+        slope = np.where(np.abs(slope) < 1e-9, 1e-9, slope)
+        limits.append(np.sort([(-half - start) / slope, (half - start) / slope], axis=0))
+    low, high = np.maximum(limits[0][0], limits[1][0]), np.minimum(limits[0][1], limits[1][1])
+    return np.maximum(high - low, 0)
 
 
 def _across(line: Line, y, x):
@@ -170,10 +206,13 @@ def _trail_pixels(residual, line: Line, options):
         if len(along) * _SEGMENT < options["min_length"]:
             return nothing
         profiles, noise = _without_surroundings(profiles)
+        first, last = _longest_run(profiles, noise)
+        if (last - first) * _SEGMENT < options["min_length"] / 2:
+            return nothing
         line = _refine(line, profiles, along, noise)
     first, last = _longest_run(profiles, noise)
     run = profiles[first:last]
-    if (last - first) * _SEGMENT < options["min_length"]:
+    if (last - first + 1) * _SEGMENT < options["min_length"]:  # the ends are lit in part
         return nothing
     across_image = first <= 2 and last >= len(along) - 2
     if not _is_even(run, _EVENNESS_ACROSS if across_image else _EVENNESS):
@@ -246,7 +285,7 @@ def _half_width(run):
 def _flag(line: Line, shape, half_width, along, first, last):
     """Pixels within `half_width` of the line between two segments, to the image's edge where that is near."""
     y, x = np.mgrid[: shape[0], : shape[1]]
-    start = along[first] - _SEGMENT if first > 2 else -np.inf
-    end = along[last - 1] + _SEGMENT if last < len(along) - 2 else np.inf
+    start = along[first] - _SEGMENT / 2 if first > 2 else -np.inf
+    end = along[last - 1] + _SEGMENT / 2 if last < len(along) - 2 else np.inf
     position = (x - line.x) * np.cos(line.angle) + (y - line.y) * np.sin(line.angle)
     return (np.abs(_across(line, y, x)) <= half_width) & (position >= start) & (position <= end)
