@@ -1,3 +1,6 @@
+TEMPLATE = Path(source_file("../report/night.html.j2")).read_text("utf-8")
+
+
 rule report:
     input:
         frames=f"{RESULTS}/frames.tsv",
@@ -25,7 +28,7 @@ rule report:
     resources:
         mem_mb=memory(2),
     params:
-        template=Path(source_file("../report/night.html.j2")).read_text("utf-8"),
+        template=lambda wildcards: TEMPLATE,
         results=lambda wildcards, output: str(Path(output.quality).parent),
         preview_size=config["report"]["preview_size"],
         code=code("report"),

@@ -201,7 +201,7 @@ def _profiles(residual, line: Line):
 def _trail_pixels(residual, line: Line, options):
     """Pixels of the trail along a proposed line; none if it is no trail."""
     nothing = np.zeros(residual.shape, dtype=bool)
-    for _ in range(3):
+    for window in (_BORDER, _BORDER / 2, _BORDER / 2):
         profiles, along = _profiles(residual, line)
         if len(along) * _SEGMENT < options["min_length"]:
             return nothing
@@ -209,7 +209,7 @@ def _trail_pixels(residual, line: Line, options):
         first, last = _longest_run(profiles, noise)
         if (last - first) * _SEGMENT < options["min_length"] / 2:
             return nothing
-        line = _refine(line, profiles, along, noise)
+        line = _refine(line, profiles[first:last], along[first:last], noise, window)
     first, last = _longest_run(profiles, noise)
     run = profiles[first:last]
     if (last - first + 1) * _SEGMENT < options["min_length"]:  # the ends are lit in part
@@ -233,10 +233,10 @@ def _core(profiles):
     return profiles[:, _REACH - 2 : _REACH + 3].mean(axis=1)
 
 
-def _refine(line: Line, profiles, along, noise):
-    """The line moved, turned and bent through the brightest parts of the profiles."""
+def _refine(line: Line, profiles, along, noise, window):
+    """The line moved, turned and bent through the light within `window` px of it."""
     offset = np.arange(-_REACH, _REACH + 1)
-    near = np.abs(offset) < _BORDER
+    near = np.abs(offset) < window
     light = np.clip(profiles[:, near], 0, None)
     light = np.where(light > 2.5 * noise, light, 0)
     weight = light.sum(axis=1)
