@@ -68,7 +68,8 @@ def test_closure_holds_what_is_really_imported(root):
     library = {path.stem: str(path) for path in (scripts / "nightflow").glob("*.py")}
     for script in sorted(scripts.glob("*.py")):
         code = (
-            f"import sys, json, runpy; sys.path.insert(0, {str(scripts)!r}); runpy.run_path({str(script)!r}, run_name='x');"
+            f"import sys, json, runpy; sys.path.insert(0, {str(scripts)!r});"
+            f"runpy.run_path({str(script)!r}, run_name='x');"
             "print(json.dumps([m.split('.')[1] for m in sys.modules if m.startswith('nightflow.')]))"
         )
         loaded = json.loads(

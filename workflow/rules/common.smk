@@ -6,7 +6,7 @@ from snakemake.utils import update_config
 
 # The library. Its files are named one by one, since a remote module fetches only what is named.
 MODULES = (
-    "__init__ asterisms badpixels calibration combine configuration cosmicrays "
+    "__init__ asterisms badpixels calibration combine commands configuration cosmicrays "
     "detector frames instruments inventory lights masters matching measurement "
     "noisecorrelation photontransfer planning previews products provenance quality "
     "rawfiles reference registration report resampling scenes simulate "
@@ -28,7 +28,14 @@ sys.path.insert(0, str(Path(LIBRARY["__init__"]).parents[1]))
 from nightflow import configuration, frames, instruments, planning, provenance
 from nightflow.matching import NoCalibration
 
-INSTRUMENTS = ("generic", "maxim")
+INSTRUMENTS = (
+    "eso",
+    "generic",
+    "lco",
+    "maxim",
+    "microobservatory",
+    "noirlab",
+)
 
 # What each step's products depend on in the configuration, its ancestors' options included (NFCONF).
 SECTIONS = {
@@ -39,7 +46,7 @@ SECTIONS = {
 }
 SECTIONS["select"] = [*SECTIONS["sky"], "selection", "registration"]
 SECTIONS["stack"] = [*SECTIONS["select"], "stack"]
-PLANNING_ONLY = ("match", "missing")  # decide which files go where, not what is in them
+PLANNING_ONLY = ("match", "missing", "split_colours")  # decide which files go where, not what is in them
 
 
 def stop(error):

@@ -1,7 +1,8 @@
 """What the detector does to a frame: overscan, amplifiers, linearity and saturation.
 
 A detector is a plain dict of what is known of it: ``gain`` (electron/ADU), ``read_noise`` (electron), ``saturation``,
-``linearity_limit`` and ``pedestal`` (ADU), ``overscan`` and ``trim`` (pairs of slices, rows first), ``linearity``
+``linearity_limit`` and ``pedestal`` (ADU), ``overscan`` and ``trim`` (pairs of slices, or of first and last + 1, rows
+first), ``linearity``
 (coefficients c0, c1, ... of the true signal as a polynomial of the measured one, both in ADU above the bias) and
 ``amplifiers``, a list of dicts with ``data`` and ``overscan`` sections, ``gain`` and ``read_noise`` of their own. An
 absent key or None means unknown.
@@ -88,6 +89,7 @@ def amplifiers(detector: dict, shape: tuple[int, int]) -> list[Amplifier]:
 
 
 def _section_within(section, shape: tuple[int, int]) -> tuple[slice, slice]:
+    section = [part if isinstance(part, slice) else slice(*part) for part in section]
     rows, columns = (slice(*part.indices(n)[:2]) for part, n in zip(section, shape, strict=True))
     beyond = any(part.stop is not None and part.stop > n for part, n in zip(section, shape, strict=True))
     if beyond or rows.stop <= rows.start or columns.stop <= columns.start:

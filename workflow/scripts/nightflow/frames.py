@@ -12,18 +12,24 @@ import math
 import os
 import re
 from collections import Counter
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from nightflow import inventory
-from nightflow.instruments import KINDS, Instrument, choose, start_of_exposure, translate
+from nightflow.instruments import KINDS, Instrument, choose, chosen_extensions, start_of_exposure, translate
 
 OK, REJECTED, IGNORED = "ok", "rejected", "ignored"
 
 #: Properties of the detector that calibration needs; all in ADU except gain (electron/ADU) and read noise (electron).
-DETECTOR = ("gain", "read_noise", "saturation", "linearity_limit", "pedestal", "overscan", "trim", "linearity")
+DETECTOR = (
+    *("gain", "read_noise", "saturation", "linearity_limit", "pedestal", "overscan", "trim", "linearity"),
+    *("amplifiers", "bayer"),
+)
+
+#: Channels of a one-shot colour camera.
+CHANNELS = ("R", "G", "B")
 
 #: What an overrides table may set.
 OVERRIDABLE = (
@@ -50,6 +56,10 @@ class Frame:
         ``nx x ny`` of the raw image as ``1092x736``; `window` is its origin in the full detector as ``x,y``.
     night : str
         Local date of the evening, from local noon to noon.
+    detector : dict
+        What the header says of the detector, as plain values; no column.
+    glass : str or None
+        For a channel of a one-shot colour frame the filter in the beam, which its flats share; no column.
     """
 
     frame: str
@@ -80,6 +90,7 @@ class Frame:
     dark: str | None = None
     flat: str | None = None
     detector: dict = field(default_factory=dict, repr=False)
+    glass: str | None = None
 
     def reject(self, reason: str) -> None:
         self.status, self.reason = REJECTED, reason
@@ -103,7 +114,7 @@ class Frame:
         }
 
 
-COLUMNS = [column.name for column in fields(Frame) if column.name != "detector"]
+COLUMNS = [column.name for column in fields(Frame) if column.name not in ("detector", "glass")]
 
 
 def slug(text: str | None, empty: str) -> str:
@@ -147,6 +158,7 @@ def build(
     overrides: list[dict] | None = None,
     site: dict | None = None,
     detector: dict | None = None,
+    split_colours: bool = True,
 ) -> list[Frame]:
     """Frames of a scan, in order of date and id.
 
@@ -163,24 +175,58 @@ def build(
         ``latitude``, ``longitude`` (degrees, east positive), ``height`` (m); what is None comes from the header.
     detector : dict, optional
         Detector properties that replace the header's.
+    split_colours : bool
+        Whether a light of a one-shot colour camera becomes a frame for each of its channels.
     """
     frames = []
     for file, content in zip(files, headers, strict=True):
         if content["error"] is not None:
             frames.append(_unreadable(file, content["error"]))
             continue
-        several = len(content["hdus"]) > 1
-        for hdu in content["hdus"]:
-            if several:  # chips of a mosaic: each has masters of its own
-                hdu["cards"].setdefault("CHIPID", hdu["cards"].get("EXTNAME") or f"hdu{hdu['hdu']}")
-            frame = Frame(frame_id(file.name, hdu["hdu"], several), file.path, hdu["hdu"])
-            dialect = choose(hdu["cards"], instruments) if instrument == "auto" else instruments[instrument]
-            values, _ = translate(hdu["cards"], dialect, file.name)
+        for hdu, dialect, values, several in understood(file.name, content, instruments, instrument):
             values.update({k: v for k, v in (detector or {}).items() if v is not None})
+            frame = Frame(frame_id(file.name, hdu["hdu"], several), file.path, hdu["hdu"])
             _describe(frame, file.name, hdu, values, dialect, overrides or [], site or {})
-            frames.append(frame)
+            split = split_colours and frame.detector["bayer"] and frame.kind == "light"
+            frames += _channels(frame) if split else [frame]
     _judge_names(frames)
     return sorted(frames, key=lambda frame: (frame.mjd_mid or math.inf, frame.frame))
+
+
+def understood(name: str, content: dict, instruments: dict[str, Instrument], instrument: str = "auto") -> list[tuple]:
+    """The images of a file that are frames, with what their headers say.
+
+    Returns
+    -------
+    list of (dict, `Instrument`, dict, bool)
+        The HDU, its dialect, its standard values, and whether the file holds several frames: chips of a mosaic camera,
+        each of which then has a name of its own as ``chip``.
+    """
+    first = content["hdus"][0]["cards"]
+    dialect = choose(first, instruments) if instrument == "auto" else instruments[instrument]
+    hdus = chosen_extensions(content["hdus"], dialect)
+    several = len(hdus) > 1
+    rows = [(hdu, dialect, translate(hdu["cards"], dialect, name, hdu["shape"])[0], several) for hdu in hdus]
+    if several:
+        named = [values.get("chip") or hdu.get("name") for hdu, _, values, _ in rows]
+        for chip, (hdu, _, values, _) in zip(named, rows, strict=True):
+            values["chip"] = chip if chip and named.count(chip) == 1 else f"hdu{hdu['hdu']}"
+    return rows
+
+
+def _channels(frame: Frame) -> list[Frame]:
+    """The R, G and B frames of a one-shot colour light; their filter is the channel, with the filter in the beam."""
+    plain = frame.filter in ("nofilter", frame.detector["bayer"])
+    return [
+        replace(
+            frame,
+            frame=f"{frame.frame}.{channel}",
+            filter=channel if plain else f"{frame.filter}-{channel}",
+            glass=frame.filter,
+            detector={**frame.detector, "channel": channel},
+        )
+        for channel in CHANNELS
+    ]
 
 
 def _unreadable(file: inventory.RawFile, reason: str) -> Frame:
@@ -203,7 +249,7 @@ def _describe(frame: Frame, name: str, hdu: dict, values: dict, dialect: Instrum
     frame.instrument = slug(values.get("instrument") or values.get("telescope"), "camera")
     frame.filter = slug(values.get("filter"), "nofilter") if frame.kind in ("flat", "light") else None
     frame.target = slug(values.get("target"), "unknown") if frame.kind == "light" else None
-    frame.detector = {key: values.get(key) for key in DETECTOR}
+    frame.detector = {key: _plain(values.get(key)) for key in DETECTOR} | {"bayer": _bayer_pattern(values)}
     if frame.kind == "bias":
         frame.exptime = frame.exptime or 0.0
     where = {key: site.get(key) if site.get(key) is not None else values.get(f"site_{key}") for key in _SITE}
@@ -213,6 +259,24 @@ def _describe(frame: Frame, name: str, hdu: dict, values: dict, dialect: Instrum
 
 
 _SITE = ("latitude", "longitude", "height")
+
+
+def _plain(value):
+    """`value` with sections, pairs of slices, as pairs of first and last + 1: what JSON can hold."""
+    if isinstance(value, slice):
+        return [value.start, value.stop]
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return {k: _plain(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+
+def _bayer_pattern(values: dict) -> str | None:
+    """Colours of the first four pixels, row by row, with the header's offsets applied."""
+    pattern = values.get("bayer")
+    if pattern is None:
+        return None
+    x, y = int(values.get("bayer_x") or 0), int(values.get("bayer_y") or 0)
+    return "".join(pattern[(row + y) % 2 * 2 + (column + x) % 2] for row in (0, 1) for column in (0, 1))
 
 
 def _window(values: dict) -> str | None:
@@ -345,6 +409,17 @@ def _typed(key: str, value, where: str, number: int):
         except (TypeError, ValueError):
             raise OverridesError(f"{where}, row {number}: {key} '{value}' is not a number") from None
     return value
+
+
+def to_records(frames: list[Frame]) -> list[list]:
+    """The frames as plain lists, for a cache."""
+    names = [column.name for column in fields(Frame)]
+    return [[getattr(frame, name) for name in names] for frame in frames]
+
+
+def from_records(records: list[list]) -> list[Frame]:
+    """The frames that `to_records` took apart."""
+    return [Frame(*record) for record in records]
 
 
 def to_tsv(frames: list[Frame]) -> str:

@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import os
-import warnings
+import re
+import zlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from astropy.io import fits
-from astropy.utils.exceptions import AstropyWarning
-
 SUFFIXES = (".fits", ".fit", ".fts")
 COMPRESSED = (".gz", ".fz")
 
-_CACHE_FORMAT = 1
-_PARALLEL_FROM = 200  # files; below this, starting processes costs more than it gains
-_COMMENTARY = frozenset({"COMMENT", "HISTORY", "", "END"})
+_CACHE_FORMAT = 2
+_PARALLEL_FROM = 1000  # files; below this, starting processes costs more than it gains
+_BLOCK, _CARD = 2880, 80  # bytes, of the FITS standard
+_LONGEST_HEADER = 1 << 24  # bytes
+_MOST_UNPACKED = 1 << 29  # bytes of an HDU in a compressed file that are passed over to reach the next
+_MOST_HDUS, _MOST_AXES = 1000, 999
 
 
 @dataclass(frozen=True)
@@ -108,13 +110,12 @@ def read_headers(path: str) -> dict:
     -------
     dict
         ``error``: why the file cannot be used as a whole, or None; ``hdus``: one dict for each HDU that holds an
-        image, with ``hdu`` (number), ``shape`` (ny, nx), ``cards`` (keyword: value) and ``error``.
+        image, with ``hdu`` (number), ``name`` (EXTNAME or None), ``shape`` (ny, nx), ``cards`` (keyword: value, the
+        primary header's included) and ``error``.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", AstropyWarning)
-            return _read_headers(path)
-    except (OSError, EOFError, ValueError, fits.VerifyError, KeyError, TypeError) as error:
+        return _read_headers(path)
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         return {"error": _why_unreadable(path, error), "hdus": []}
 
 
@@ -123,35 +124,104 @@ def _read_headers(path: str) -> dict:
     if size == 0:
         return {"error": "empty file", "hdus": []}
     zipped = path.lower().endswith(".gz")
-    found, primary = [], {}
     with gzip.open(path) if zipped else open(path, "rb") as stream:
-        if stream.read(9) != b"SIMPLE  =":
+        first = stream.read(_BLOCK)
+        if not first.startswith(b"SIMPLE  ="):
             return {"error": "not a FITS file", "hdus": []}
-        stream.seek(0)
-        for number in range(1000):
-            if stream.read(1) == b"":
-                break
-            stream.seek(-1, os.SEEK_CUR)
-            try:
-                header = fits.Header.fromfile(stream, endcard=True)
-            except (OSError, EOFError) as error:
-                if number == 0:
-                    raise OSError("the header has no END") from error
-                break  # trailing bytes after the last HDU
-            data_bytes = _data_bytes(header)
-            end = stream.tell() + data_bytes
-            cards = _card_values(header)
-            primary = primary or cards
-            shape = _image_shape(header)
-            if shape is not None:
-                missing = None if zipped or end <= size else f"truncated: {size} of {end} bytes"
-                found.append({"hdu": number, "shape": shape, "cards": {**primary, **cards}, "error": missing})
-            if zipped and found:
-                break  # going on would unpack the pixels
-            if not zipped and end >= size:
-                break
-            stream.seek(-(-data_bytes // 2880) * 2880, os.SEEK_CUR)
+        found = list(_images(stream, first, None if zipped else size))
     return {"error": None if found else "no image in the file", "hdus": found}
+
+
+def _images(stream, block: bytes, size: int | None) -> Iterator[dict]:
+    """The images of an open file from its first block on; `size` is None where the file is compressed."""
+    position, primary = 0, {}
+    for number in range(_MOST_HDUS):
+        cards, header_bytes = read_cards(stream, block)
+        primary = primary or cards
+        data_bytes = _data_bytes(cards)
+        position += header_bytes
+        end = position + data_bytes
+        shape = _image_shape(cards)
+        if shape is not None:
+            missing = None if size is None or end <= size else f"truncated: {size} of {end} bytes"
+            name = str(cards["EXTNAME"]).strip() if "EXTNAME" in cards else None
+            yield {"hdu": number, "name": name, "shape": shape, "cards": {**primary, **cards}, "error": missing}
+        position += -(-data_bytes // _BLOCK) * _BLOCK
+        if size is None and (data_bytes > _MOST_UNPACKED or (shape and number == 0)):
+            return  # going on would unpack the pixels
+        if size is not None and position >= size:
+            return
+        stream.seek(position)
+        block = stream.read(_BLOCK)
+        if not block.startswith(b"XTENSION"):
+            return  # the end, or bytes after the last HDU
+
+
+def read_cards(stream, block: bytes) -> tuple[dict, int]:
+    """Keywords and values of the header that starts with `block`, and its length in bytes.
+
+    The first of several cards with one keyword counts. What breaks the standard is taken for text, so that comma
+    decimals and unquoted words come through.
+
+    Raises
+    ------
+    ValueError
+        If the header has no END.
+    """
+    values, length, continued = {}, 0, None
+    while len(block) >= _CARD:
+        length += _BLOCK
+        text = block.decode("latin-1")
+        for start in range(0, len(text), _CARD):
+            card = text[start : start + _CARD]
+            if card.startswith("END") and not card[3:].strip():
+                return values, length
+            continued = _add_card(values, card, continued)
+        if length > _LONGEST_HEADER:
+            break
+        block = stream.read(_BLOCK)
+    raise ValueError("the header has no END")
+
+
+def _add_card(values: dict, card: str, continued: str | None) -> str | None:
+    """Enter a card into `values`; the keyword whose text goes on in the next card, if any."""
+    keyword = card[:8].rstrip()
+    if card[8:10] == "= ":
+        text = card[10:]
+    elif keyword == "CONTINUE" and continued:
+        rest = _card_value(card[8:])
+        values[continued] = values[continued].removesuffix("&") + str(rest or "")
+        return continued if str(rest).endswith("&") else None
+    elif keyword == "HIERARCH" and "=" in card:
+        keyword, _, text = card[9:].partition("=")
+        keyword = keyword.strip()
+    else:
+        return None
+    if keyword in values:
+        return None
+    value = _card_value(text)
+    if value is not None:
+        values[keyword] = value
+    return keyword if isinstance(value, str) and value.endswith("&") else None
+
+
+_QUOTED = re.compile(r"\s*'((?:[^']|'')*)'")
+_INTEGER = re.compile(r"[+-]?\d{1,18}")
+_FLOAT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([EeDd][+-]?\d+)?")
+
+
+def _card_value(text: str) -> bool | int | float | str | None:
+    quoted = _QUOTED.match(text)
+    if quoted:
+        return quoted[1].replace("''", "'").rstrip()
+    word = text.partition("/")[0].strip()
+    if word in ("T", "F"):
+        return word == "T"
+    if _INTEGER.fullmatch(word):
+        return int(word)
+    if _FLOAT.fullmatch(word):
+        return float(word.upper().replace("D", "E"))
+    return word or None
 
 
 def _why_unreadable(path: str, error: Exception) -> str:
@@ -162,57 +232,40 @@ def _why_unreadable(path: str, error: Exception) -> str:
     return f"unreadable: {' '.join(str(error).split())}"
 
 
-def _integer(header: fits.Header, keyword: str, default: int) -> int:
-    value = header.get(keyword, default)
+def _integer(cards: dict, keyword: str, default: int) -> int:
+    value = cards.get(keyword, default)
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError(f"{keyword} = {value!r} is no whole number")
     return value
 
 
-def _axes(header: fits.Header, prefix: str = "") -> list[int]:
-    return [_integer(header, f"{prefix}NAXIS{i}", 0) for i in range(1, _integer(header, f"{prefix}NAXIS", 0) + 1)]
+def _axes(cards: dict, prefix: str = "") -> list[int]:
+    number = _integer(cards, f"{prefix}NAXIS", 0)
+    if number > _MOST_AXES:
+        raise ValueError(f"NAXIS = {number} is more than FITS allows")
+    return [_integer(cards, f"{prefix}NAXIS{i}", 0) for i in range(1, number + 1)]
 
 
-def _data_bytes(header: fits.Header) -> int:
-    axes = _axes(header)
+def _data_bytes(cards: dict) -> int:
+    axes = _axes(cards)
     if not axes or min(axes) < 0:
         return 0
-    elements = 1
-    for axis in axes:
-        elements *= axis
-    return (
-        abs(_integer(header, "BITPIX", 8))
-        // 8
-        * _integer(header, "GCOUNT", 1)
-        * (elements + _integer(header, "PCOUNT", 0))
-    )
+    elements = math.prod(axes) + _integer(cards, "PCOUNT", 0)
+    return max(abs(_integer(cards, "BITPIX", 8)) // 8 * _integer(cards, "GCOUNT", 1) * elements, 0)
 
 
-def _image_shape(header: fits.Header) -> list[int] | None:
+def _image_shape(cards: dict) -> list[int] | None:
     """(ny, nx) of a 2-D image or a one-plane cube, tile-compressed or not; None for anything else."""
-    if header.get("XTENSION", "IMAGE") == "BINTABLE" and header.get("ZIMAGE"):
-        axes = _axes(header, "Z")
-    elif header.get("XTENSION", "IMAGE") == "IMAGE":
-        axes = _axes(header)
+    sort = str(cards.get("XTENSION", "IMAGE")).strip()
+    if sort == "BINTABLE" and cards.get("ZIMAGE"):
+        axes = _axes(cards, "Z")
+    elif sort == "IMAGE":
+        axes = _axes(cards)
     else:
         return None
     while len(axes) > 2 and axes[-1] == 1:
         axes = axes[:-1]
     return [axes[1], axes[0]] if len(axes) == 2 and min(axes) > 0 else None
-
-
-def _card_values(header: fits.Header) -> dict:
-    values = {}
-    for card in header.cards:
-        if card.keyword in _COMMENTARY or card.keyword in values:
-            continue
-        try:
-            value = card.value
-        except (fits.VerifyError, ValueError):
-            value = card.image[10:].split("/")[0].strip()
-        if isinstance(value, (bool, int, float, str)):
-            values[card.keyword] = value
-    return values
 
 
 class HeaderCache:

@@ -5,13 +5,17 @@ Built once when the workflow is parsed, from the configuration and the header ca
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import defaultdict
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from nightflow import frames as frame_table
-from nightflow import matching
-from nightflow.configuration import as_list, canonical
+from nightflow import instruments as dialects
+from nightflow import inventory, matching
+from nightflow.configuration import as_list, canonical, write_if_changed
 from nightflow.frames import OK, Frame, slug
 from nightflow.instruments import Instrument
 from nightflow.inventory import HeaderCache, RawFile, find_files
@@ -70,30 +74,52 @@ def scan(config: dict, instruments: dict[str, Instrument], results: str) -> list
             f"raw_dir {' '.join(repr(f) for f in folders)} holds no raw frames: "
             "looked for are .fits, .fit and .fts in any case, with .gz or .fz or without, in all folders below"
         )
-    headers = HeaderCache(Path(results, ".nightflow", "headers.json")).headers(files)
-    return _frames(files, headers, config, instruments)
-
-
-def _frames(files: list[RawFile], headers: list[dict], config: dict, instruments: dict[str, Instrument]) -> list[Frame]:
     overrides = config["overrides"]
     if isinstance(overrides, str):
         overrides = frame_table.read_overrides(overrides)
     else:
         overrides = frame_table.check_overrides(overrides)
-    detector = {
+    numbers = {
         name: value
         for name in ("gain", "read_noise", "saturation")
         if isinstance(value := config["calibration"][name], (int, float))
     }
-    return frame_table.build(
-        files,
-        headers,
-        instruments,
-        instrument=config["instrument"],
-        overrides=overrides,
-        site=config["site"],
-        detector=detector,
-    )
+    understanding = {
+        "instrument": config["instrument"],
+        "overrides": overrides,
+        "site": config["site"],
+        "detector": numbers,
+        "split_colours": config["calibration"]["split_colours"],
+    }
+    return _described(files, instruments, understanding, Path(results, ".nightflow"))
+
+
+def _described(files: list[RawFile], instruments: dict, understanding: dict, folder: Path) -> list[Frame]:
+    """The frames in `files`, from the last scan where nothing has changed since."""
+    path = folder / "frames.json"
+    facts = [[(f.path, f.name, f.size, f.mtime_ns) for f in files], sorted(instruments.items()), understanding]
+    key = hashlib.blake2b(repr([facts, _code_of_the_inventory()]).encode("utf-8", "surrogateescape")).hexdigest()
+    frames = _remembered(path, key)
+    if frames is None:
+        headers = HeaderCache(folder / "headers.json").headers(files)
+        frames = frame_table.build(files, headers, instruments, **understanding)
+        write_if_changed(path, json.dumps({"key": key, "frames": frame_table.to_records(frames)}))
+    return frames
+
+
+def _remembered(path: Path, key: str) -> list[Frame] | None:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return frame_table.from_records(content["frames"]) if content["key"] == key else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+@cache
+def _code_of_the_inventory() -> str:
+    """Digest of the code that the frames depend on, so that an upgrade does not keep what the old one understood."""
+    modules = (frame_table, dialects, inventory)
+    return hashlib.blake2b(b"".join(Path(module.__file__).read_bytes() for module in modules)).hexdigest()
 
 
 def assemble(frames: list[Frame], config: dict) -> Plan:

@@ -21,9 +21,6 @@ from nightflow.products import MaskBit, RejectedFrame
 # one bright star from outweighing all others.
 _CENTROID_FLOOR = 0.02
 _OUTLIER_SIGMA = 4.0
-# Of the stars in the field that both frames show, the shorter list's share that must match: long lists match
-# anything by chance.
-_LEAST_SHARE = 0.15
 _MAX_ITERATIONS = 20
 
 
@@ -105,7 +102,8 @@ def find_transform(sources, reference_sources, options: Mapping) -> Transform:
         transform = _refine(first, frame, reference, options)
         if transform is None or transform.rms > options["max_rms"]:
             continue
-        if transform.n_matched >= max(required, _LEAST_SHARE * _n_common(transform.matrix, frame, reference)):
+        chance = _chance_matches(transform, frame, reference, options)
+        if transform.n_matched >= max(required, 2 + chance + 4 * np.sqrt(chance)):
             return transform
     raise RejectedFrame(
         f"cannot be registered: no transform brings {required} of its {len(frame.x)} stars "
@@ -128,6 +126,10 @@ class _StarList:
     flux_error: np.ndarray
     position_error: np.ndarray
     saturated: np.ndarray
+
+    @property
+    def xy(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.x, self.y
 
 
 def _star_list(table) -> _StarList:
@@ -203,21 +205,28 @@ def _refine(first: np.ndarray, frame: _StarList, reference: _StarList, options: 
         if previous is not None and np.array_equal(kept, previous):
             break
         previous = kept
-        radius = float(np.clip(5.0 * np.sqrt(np.mean(distance**2)), 0.3, options["match_radius"]))
+        radius = _search_radius(np.sqrt(np.mean(distance**2)), options)
     i, j = kept
     rms = float(np.sqrt(np.mean(distance**2)))
     return Transform(matrix, rms, len(i), *_flux_scale(frame, reference, i, j))
 
 
-def _n_common(matrix: np.ndarray, frame: _StarList, reference: _StarList) -> int:
-    """Number of stars in the field that both lists cover, in the shorter one."""
+def _chance_matches(transform: Transform, frame: _StarList, reference: _StarList, options: Mapping) -> float:
+    """Matches expected from unrelated stars: long lists, or a frame shrunk onto a few stars, match anything."""
+    moved = _apply(transform.matrix, frame.x, frame.y)
+    corners = [(max(c.min(), r.min()), min(c.max(), r.max())) for c, r in zip(moved, reference.xy, strict=True)]
+    area = np.prod([high - low for low, high in corners])
+    n_frame, n_reference = (
+        int(np.logical_and.reduce([(c >= low) & (c <= high) for c, (low, high) in zip(xy, corners, strict=True)]).sum())
+        for xy in (moved, reference.xy)
+    )
+    radius = _search_radius(transform.rms, options)
+    share = 1 - np.exp(-max(n_frame, n_reference) * np.pi * radius**2 / max(area, 1.0))
+    return float(min(n_frame, n_reference) * share)
 
-    def inside(x, y, other) -> int:
-        return int(((x >= other.x.min()) & (x <= other.x.max()) & (y >= other.y.min()) & (y <= other.y.max())).sum())
 
-    forth = inside(*_apply(matrix, frame.x, frame.y), reference)
-    back = inside(*_apply(np.linalg.inv(matrix), reference.x, reference.y), frame)
-    return min(forth, back)
+def _search_radius(rms: float, options: Mapping) -> float:
+    return float(np.clip(5.0 * rms, 0.3, options["match_radius"]))
 
 
 def _mutual_nearest(matrix, frame, reference, tree, radius) -> np.ndarray:
@@ -300,7 +309,10 @@ def _flux_scale(frame: _StarList, reference: _StarList, i: np.ndarray, j: np.nda
     good = ~(frame.saturated[i] | reference.saturated[j])
     i, j = (i[good], j[good]) if good.any() else (i, j)
     log_ratio = np.log(reference.flux[j] / frame.flux[i])
-    relative = np.hypot(frame.flux_error[i] / frame.flux[i], reference.flux_error[j] / reference.flux[j])
+    # errors relative to the geometric mean of both fluxes: relative to its own, a flux measured high would weigh more
+    middle = np.sqrt(frame.flux[i] * reference.flux[j])
+    ratio = np.exp(0.5 * np.median(log_ratio))
+    relative = np.hypot(frame.flux_error[i] * ratio, reference.flux_error[j] / ratio) / middle
     sigma = np.hypot(np.nan_to_num(relative, nan=0.02), 0.005)
     centre = _weighted_median(log_ratio, 1 / sigma**2)
     for _ in range(_MAX_ITERATIONS):

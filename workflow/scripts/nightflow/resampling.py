@@ -37,7 +37,7 @@ _NO_DATA = np.uint16(MaskBit.NO_DATA)
 _SATURATED = np.uint16(MaskBit.SATURATED)
 # A saturated or non-linear pixel counts for the output pixel's mask where its weight exceeds this: the far lobes of a
 # kernel would otherwise widen every saturated core by five pixels.
-_FLAG_WEIGHT = 0.1
+_FLAG_WEIGHT = 0.15
 
 
 def _nearest(t):

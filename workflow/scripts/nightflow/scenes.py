@@ -7,11 +7,9 @@ unless ``as_published`` asks for the course's own images.
 
 from __future__ import annotations
 
-import argparse
 import math
 import secrets
-import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -272,65 +270,15 @@ def write_scene(output: str | Path, **options) -> None:
     Parameters
     ----------
     output : path-like
-        A ``.fits`` file that does not exist.
+        The image; replaced if it exists, as is the table.
     **options
         Of `Scene`.
 
     Raises
     ------
-    FileExistsError
-        If one of the two files exists.
     ValueError
-        If `output` is not named .fits, or for an option outside its range.
+        For an option outside its range.
     """
-    output = Path(output)
-    if output.suffix.lower() not in (".fits", ".fit", ".fts"):
-        raise ValueError(f"output: expected a name that ends in .fits, got '{output}'")
-    for path in (output, truth_path(output)):
-        if path.exists():
-            raise FileExistsError(f"'{path}' exists and is not overwritten; choose another name or remove it")
     data, header, truth = make_scene(**options)
     write_fits(output, [fits.PrimaryHDU(data, header)])
-    truth.write(truth_path(output), format="ascii.tab")
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Command ``scene``: write one synthetic image and its truth table."""
-    options = vars(_parser().parse_args(argv))
-    output = options.pop("output")
-    try:
-        write_scene(output, **options)
-    except (FileExistsError, ValueError) as error:
-        sys.exit(f"scene: {error}")
-    print(f"{output}: {options['stars']} stars, {options['galaxies']} galaxies; sources in {truth_path(output)}")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="scene",
-        description="Make a synthetic image of stars and galaxies on a sky of known level and noise.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    add = parser.add_argument
-    add("-o", "--output", required=True, default=argparse.SUPPRESS, metavar="FILE", help="image to write, .fits")
-    add("-x", "--size-x", type=int, metavar="N", help="columns, pixel")
-    add("-y", "--size-y", type=int, metavar="N", help="rows, pixel")
-    add("-n", "--stars", type=int, metavar="N", help="number of stars")
-    add("-g", "--galaxies", type=int, metavar="N", help="number of galaxies")
-    add("-f", "--flux-min", type=float, metavar="ADU", help="least central brightness of a star")
-    add("-p", "--fwhm", type=float, metavar="PIXEL", help="FWHM of stars")
-    add("-d", "--fwhm-stddev", type=float, metavar="PIXEL", help="spread of the stars' FWHM")
-    add("-q", "--galaxy-fwhm", type=float, metavar="PIXEL", help="FWHM of galaxies")
-    add("-r", "--galaxy-fwhm-stddev", type=float, metavar="PIXEL", help="spread of the galaxies' FWHM")
-    add("-s", "--sky", type=float, metavar="ADU", help="level of the sky")
-    add("-e", "--sky-stddev", type=float, metavar="ADU", help="noise of the sky")
-    add("--star-profile", choices=(_GAUSSIAN, _MOFFAT), help="profile of stars")
-    add("--galaxy-profile", choices=(_GAUSSIAN, _SERSIC), help="profile of galaxies")
-    add("--seed", type=int, default=argparse.SUPPRESS, metavar="N", help="of the random numbers (default: random)")
-    add("--as-published", action="store_true", help="with the course's slips: FWHM as stddev, axes swapped")
-    parser.set_defaults(**{f.name: f.default for f in fields(Scene) if f.name != "seed"})
-    return parser
-
-
-if __name__ == "__main__":
-    main()
+    truth.write(truth_path(output), format="ascii.tab", overwrite=True)

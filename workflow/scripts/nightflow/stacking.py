@@ -27,7 +27,8 @@ METHODS = ("mean", "median", "sum", "clipped_mean", "min", "max")
 #: Fewest frames at a pixel whose own scatter joins the propagated sigma in the rejection.
 MIN_FRAMES_FOR_SCATTER = 15
 
-_MAX_STRIP_ROWS = 64
+_MAX_STRIP_ROWS = 96
+_GROWTH = 3  # pixels: half of the widest kernel
 _CHUNK = 256  # pixels whose values of all frames stay in the processor's nearest cache while they are sorted
 _ANY = np.uint16(MaskBit.SATURATED | MaskBit.NONLINEAR)
 _NO_DATA = np.uint16(MaskBit.NO_DATA)
@@ -216,14 +217,14 @@ class _Combination:
         """Rows of each strip, as many as the memory bound allows."""
         ny, nx = self.shape
         bytes_per_row = nx * (len(self.frames) * 8 + 64)
-        n_rows = int(self.options["memory_mb"] * 2**20 / threads / bytes_per_row) - 2
+        n_rows = int(self.options["memory_mb"] * 2**20 / threads / bytes_per_row) - 2 * (_GROWTH + 1)
         n_rows = int(np.clip(n_rows, 1, min(_MAX_STRIP_ROWS, -(-ny // threads))))
         return [(start, min(start + n_rows, ny)) for start in range(0, ny, n_rows)]
 
     def strip(self, rows: tuple[int, int]) -> tuple[np.ndarray, ...]:
         """Data, uncertainty, mask, coverage and weight of the output rows ``rows[0]`` to ``rows[1] - 1``."""
         ny, nx = self.shape
-        halo = 1 if self.method == "clipped_mean" else 0
+        halo = _GROWTH + 1 if self.method == "clipped_mean" else 0
         first, last = max(0, rows[0] - halo), min(ny, rows[1] + halo)
         inner = slice(rows[0] - first, rows[1] - first)
         values, variances, common, any_bits = self._resample((first, last))
@@ -384,33 +385,77 @@ def _order_statistic(values, variances, network, ranks, rank, limit, centre, sca
 def _clip(values, variances, centre, scatter, flags, fractions, slopes, gradient, low, high):
     """Put NaN in place of values too far from the centre; places where a frame saturates keep all of theirs.
 
+    Around clipped values half the limit applies: they have neighbours in the kernel's lobes and a trail's wings.
+    """
+    n_frames, n_rows, n_columns = values.shape
+    extra = _gradient_variance(centre, gradient)
+    near = np.empty((n_rows, n_columns), np.uint8)
+    for n in range(n_frames):
+        near[:] = 0
+        any_clipped = _clip_frame(values[n], variances[n], centre, scatter, flags, extra, fractions[n], slopes[n],
+                                  low, high, near, False)  # fmt: skip
+        if any_clipped:
+            _clip_frame(values[n], variances[n], centre, scatter, flags, extra, fractions[n], slopes[n],
+                        0.5 * low, 0.5 * high, _grown(near), True)  # fmt: skip
+
+
+@numba.njit(nogil=True, cache=True)
+def _gradient_variance(centre, gradient):
+    """Square of `gradient` times the largest step to one of the four neighbours."""
+    n_rows, n_columns = centre.shape
+    extra = np.empty((n_rows, n_columns), np.float32)
+    for r in range(n_rows):
+        above, here, below, out = centre[max(r - 1, 0)], centre[r], centre[min(r + 1, n_rows - 1)], extra[r]
+        for x in range(n_columns):
+            step = np.float32(0)
+            for other in (here[max(x - 1, 0)], here[min(x + 1, n_columns - 1)], above[x], below[x]):
+                size = abs(other - here[x])
+                step = size if size > step else step  # a NaN is not larger
+            out[x] = (gradient * step) ** 2
+    return extra
+
+
+@numba.njit(nogil=True, cache=True)
+def _clip_frame(values, variances, centre, scatter, flags, extra, fraction, photons, low, high, near, only_near):
+    """Clip one frame and mark in `near` what was clipped, or, `only_near`, clip only where there are marks.
+
     The yardstick is the propagated variance, less the photon noise of the value's own excess, plus the squares of a
     fraction of the level (seeing, transparency) and of a part of the local gradient (registration, sampling).
     """
-    n_frames, n_rows, n_columns = values.shape
-    extra = np.empty(n_columns, np.float32)
+    n_rows, n_columns = values.shape
+    low2, high2, fraction2 = np.float32(low * low), np.float32(high * high), np.float32(fraction * fraction)
+    any_clipped = False
     for r in range(n_rows):
-        above, here, below = centre[max(r - 1, 0)], centre[r], centre[min(r + 1, n_rows - 1)]
+        value, own, middle, spread = values[r], variances[r], centre[r], scatter[r]
+        more, kept, marks = extra[r], flags[r], near[r]
         for x in range(n_columns):
-            left, right = here[max(x - 1, 0)], here[min(x + 1, n_columns - 1)]
-            slope = np.float32(0)
-            for neighbour in (left, right, above[x], below[x]):
-                step = abs(neighbour - here[x])
-                slope = step if step > slope else slope  # false for NaN
-            extra[x] = (gradient * slope) ** 2
-        for n in range(n_frames):
-            value, own = values[n, r], variances[n, r]
-            fraction2, photon = fractions[n] * fractions[n], slopes[n]
-            for x in range(n_columns):
-                excess = value[x] - here[x]
-                expected = own[x] - (photon * excess if excess > 0 else np.float32(0))
-                floor = np.float32(0.2) * own[x]
-                expected = expected if expected > floor else floor
-                expected = expected if expected > scatter[r, x] else scatter[r, x]
-                limit = high if excess > 0 else low
-                allowed = limit * limit * (expected + extra[x] + fraction2 * here[x] * here[x])
-                if excess * excess > allowed and not flags[r, x] & _ANY:
-                    value[x] = np.nan
+            excess = value[x] - middle[x]
+            expected = own[x] - (photons * excess if excess > 0 else np.float32(0))
+            floor = np.float32(0.2) * own[x]
+            expected = expected if expected > floor else floor
+            expected = expected if expected > spread[x] else spread[x]
+            expected += more[x] + fraction2 * middle[x] * middle[x]
+            allowed = (high2 if excess > 0 else low2) * expected
+            if excess * excess > allowed and not kept[x] & _ANY and (marks[x] or not only_near):
+                value[x] = np.nan
+                any_clipped = True
+                if not only_near:
+                    marks[x] = 1
+    return any_clipped
+
+
+@numba.njit(nogil=True, cache=True)
+def _grown(marks):
+    """Marks widened by `_GROWTH` pixels in each direction."""
+    n_rows, n_columns = marks.shape
+    wide = np.zeros_like(marks)
+    for r in range(n_rows):
+        for x in range(n_columns):
+            if marks[r, x]:
+                wide[
+                    max(0, r - _GROWTH) : r + _GROWTH + 1, max(0, x - _GROWTH) : x + _GROWTH + 1
+                ] = 1
+    return wide
 
 
 def _header(

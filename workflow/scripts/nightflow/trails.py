@@ -12,11 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from nightflow import sky
-from nightflow.products import UNUSABLE, Image
+from nightflow.products import UNUSABLE, Image, MaskBit
 
-DEFAULTS = {"significance": 6.0, "min_length": 200, "max_trails": 10, "mesh": 128}
+DEFAULTS = {"find": True, "significance": 6.0, "min_length": 200, "max_trails": 10}
 _BLOCK = 4  # px; the Hough transform works on sums over such squares
 _BLOCK_SIGNIFICANCE = 2.5
+_MESH = 128  # px, of the local sky
 _SEGMENT = 32  # px along a line from which one median profile is taken
 _REACH = 20  # px to each side of a line that are looked at
 _BORDER = 10  # px from a line, from where on its surroundings are measured
@@ -53,10 +54,11 @@ def find_trails(image: Image, options: Mapping | None = None):
     Parameters
     ----------
     image : `~nightflow.products.Image`
-        Calibrated frame with the sky in it; pixels flagged as unusable or cosmic rays are not looked at.
+        Calibrated frame with the sky in it; bad pixels are not looked at. Cosmic rays are, since a search for them
+        also flags parts of trails: look for trails first, and spare them in the search for rays.
     options : mapping, optional
-        ``significance`` (of a proposed line, standard deviations), ``min_length`` (px), ``max_trails``, ``mesh`` (of
-        the local sky, px).
+        ``find`` (False: flag nothing), ``significance`` (of a proposed line, standard deviations), ``min_length``
+        (px), ``max_trails`` (lines that are looked at).
 
     Returns
     -------
@@ -68,21 +70,20 @@ def find_trails(image: Image, options: Mapping | None = None):
     """
     options = {**DEFAULTS, **(options or {})}
     found = np.zeros(image.shape, dtype=bool)
-    usable = ((image.mask & int(UNUSABLE)) == 0) & np.isfinite(image.data)
-    if min(image.shape) < 4 * _SEGMENT or not usable.any():
+    usable = ((image.mask & int(UNUSABLE & ~MaskBit.COSMIC_RAY)) == 0) & np.isfinite(image.data)
+    if not options["find"] or min(image.shape) < 4 * _SEGMENT or not usable.any():
         return found
-    level, scatter = sky.local_sky(np.where(usable, image.data, np.float32(0)), usable, int(options["mesh"]))
+    level, scatter = sky.local_sky(np.where(usable, image.data, np.float32(0)), usable, _MESH)
     if not scatter.min() > 0:
         return found
     residual = np.where(usable, (image.data - level) / scatter, np.float32(np.nan))
     y, x, weight = _bright_blocks(residual, usable)
     lines = _Hough(y, x, weight, image.shape)
-    for _ in range(3 * int(options["max_trails"])):
-        line = lines.strongest(options["significance"])
-        if line is None:
-            break
+    left = int(options["max_trails"])
+    while left and (line := lines.strongest(options["significance"])):
         found |= _trail_pixels(residual, line, options)
         lines.remove(line)
+        left -= 1
     return found
 
 
@@ -98,7 +99,7 @@ def _bright_blocks(residual, usable):
         for rows in (sum(p[inside][i::_BLOCK] for i in range(_BLOCK)) for p in (clipped, usable.astype(np.float32)))
     )
     blocks = total / np.sqrt(np.maximum(number, 1))
-    blocks -= ndimage.median_filter(blocks, 11)
+    blocks -= sky.local_sky(blocks.astype(np.float32), number > 0, 12)[0]
     labels, _ = ndimage.label(blocks > _BLOCK_SIGNIFICANCE, structure=np.ones((3, 3)))
     y, x = np.nonzero(labels)
     # pieces of a trail are long, stars and noise are not
@@ -121,8 +122,9 @@ class _Hough:
         self.radius = 0.5 * np.hypot(ny, nx)
         self.angles = np.arange(0, np.pi, self.step / (2 * self.radius))
         self.distances = (np.arange(int(2 * self.radius / self.step) + 3) - 0.5) * self.step - self.radius
-        self.length = _chords(self.angles, self.distances, shape)
-        self.area = ny * nx
+        length = _chords(self.angles, self.distances, shape)
+        # of the image that is on each line; corners are too short to tell
+        self.share = np.where(length > 0.1 * length.max(), length * self.step / (ny * nx), 0)
         self.sums = self._project(y, x, weight)
 
     def _project(self, y, x, weight):
@@ -139,12 +141,11 @@ class _Hough:
         """The line that most exceeds what is expected on it, if that is significant."""
         if self.y.size < 10:
             return None
-        total, squares = self.weight.sum(), (self.weight**2).sum()
-        share = self.length * self.step / self.area
-        enough = self.length > 0.1 * self.length.max()
-        noise = np.sqrt(np.maximum(share * squares, squares / self.y.size))
-        excess = np.where(enough, (self.sums - share * total) / noise, 0)
-        spread = max(1.0, 1.4826 * float(np.median(np.abs(excess[enough]))))
+        # points of one piece come together, as many as their weight
+        total, squares = self.weight.sum(), (self.weight**3).sum()
+        noise = np.sqrt(np.maximum(self.share * squares, squares / self.y.size))
+        excess = np.where(self.share > 0, (self.sums - self.share * total) / noise, 0)
+        spread = max(1.0, 1.4826 * float(np.median(np.abs(excess[self.share > 0]))))
         i, j = np.unravel_index(np.argmax(excess), excess.shape)
         if excess[i, j] < significance * spread:
             return None
@@ -215,7 +216,7 @@ def _trail_pixels(residual, line: Line, options):
     if (last - first + 1) * _SEGMENT < options["min_length"]:  # the ends are lit in part
         return nothing
     across_image = first <= 2 and last >= len(along) - 2
-    if not _is_even(run, _EVENNESS_ACROSS if across_image else _EVENNESS):
+    if not _is_trail(run, noise, _EVENNESS_ACROSS if across_image else _EVENNESS):
         return nothing
     return _flag(line, residual.shape, _half_width(run), along, first, last)
 
@@ -256,17 +257,18 @@ def _refine(line: Line, profiles, along, noise, window):
 
 
 def _longest_run(profiles, noise):
-    """First and past-last segment of the longest stretch of light that no more than two dark segments interrupt."""
-    lit = np.flatnonzero(_core(profiles) > 3 * noise / np.sqrt(5))
-    if not lit.size:
-        return 0, 0
-    runs = np.split(lit, np.flatnonzero(np.diff(lit) > 3) + 1)
-    longest = max(runs, key=lambda run: (run.size, -run[0]))
-    return int(longest[0]), int(longest[-1]) + 1
+    """First and past-last segment of the stretch in which lit segments most outnumber dark ones, three to two."""
+    lit = _core(profiles) > 3 * noise / np.sqrt(5)
+    score = np.concatenate([[0.0], np.cumsum(np.where(lit, 1.0, -1.5))])
+    lowest = np.minimum.accumulate(score)
+    last = int(np.argmax(score - lowest))
+    return int(np.argmin(score[: last + 1])), last
 
 
-def _is_even(run, limit):
-    """Whether the middles of the quarters of a run differ by less than a factor `limit`."""
+def _is_trail(run, noise, limit):
+    """Whether a run is bright enough to be one, and the middles of its quarters differ by less than `limit`."""
+    if np.median(_core(run)) < 5 * noise / np.sqrt(5):
+        return False
     light = [float(np.median(_core(part))) for part in np.array_split(run, 4)]
     return min(light) > 0 and max(light) < limit * min(light)
 

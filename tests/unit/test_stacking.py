@@ -1,0 +1,489 @@
+"""Stacks of frames with known content."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+from nightflow import products, stacking
+from nightflow.products import Image, MaskBit, RejectedFrame
+
+OPTIONS = {
+    "method": "clipped_mean",
+    "kernel": "lanczos3",
+    "clamp": True,
+    "clip_low": 4.0,
+    "clip_high": 4.0,
+    "clip_fraction": 0.05,
+    "clip_gradient": 0.3,
+    "memory_mb": 1000,
+}
+SHAPE = (120, 130)
+SKY_SIGMA = 10.0
+
+
+def header(**cards):
+    made = fits.Header()
+    made.update({"BUNIT": "electron", "EXPTIME": 60.0, "GAIN": 1.0, "RDNOISE": 5.0, "SATURATE": 60000.0})
+    made.update({"DATE-OBS": "2024-03-01T22:00:00", "SKYSTD": SKY_SIGMA} | cards)
+    return made
+
+
+def write(path, data, *, sigma=SKY_SIGMA, mask=None, **cards):
+    data = np.asarray(data, np.float32)
+    mask = np.zeros(data.shape, np.uint16) if mask is None else mask
+    uncertainty = np.sqrt(np.maximum(data, 0) + sigma**2).astype(np.float32)
+    products.write_image(path, Image(data, mask, uncertainty, header(**cards)))
+    return path
+
+
+def shift(dx, dy):
+    return np.array([[1.0, 0.0, dx], [0.0, 1.0, dy], [0.0, 0.0, 1.0]])
+
+
+def stars(shape, places, fluxes, fwhm, offset=(0.0, 0.0)):
+    """Gaussian stars integrated over pixels; the frame shows the sky at reference position minus `offset`."""
+    from scipy.special import erf
+
+    image, s = np.zeros(shape), fwhm / 2.3548 * np.sqrt(2)
+    for (x0, y0), flux in zip(places, fluxes, strict=True):
+        edges = [np.arange(n + 1) - 0.5 - c + d for n, c, d in zip(shape, (y0, x0), offset[::-1], strict=True)]
+        along_y, along_x = (np.diff(0.5 * erf(e / s)) for e in edges)
+        image += flux * np.outer(along_y, along_x)
+    return image
+
+
+PLACES = [(25.3, 30.8), (60.0, 30.5), (95.6, 33.1), (30.9, 80.2), (64.2, 84.7), (99.5, 90.5)]
+FLUXES = np.array([3e5, 1e5, 2e5, 5e4, 4e5, 1.5e5])
+
+
+def night(folder, offsets, *, seed=1, fwhm=2.5, scales=None, noise=True, shape=SHAPE, changes=None):
+    """Dithered frames of the same stars; `changes` maps a frame's number to a function on (image, mask)."""
+    rng = np.random.default_rng(seed)
+    inputs = []
+    fwhms = np.broadcast_to(fwhm, len(offsets))
+    scales = np.ones(len(offsets)) if scales is None else scales
+    for k, (offset, width, scale) in enumerate(zip(offsets, fwhms, scales, strict=True)):
+        image, mask = stars(shape, PLACES, FLUXES / scale, width, offset), np.zeros(shape, np.uint16)
+        if noise:
+            image += rng.normal(0, 1, shape) * np.sqrt(image + SKY_SIGMA**2)
+        if changes and k in changes:
+            changes[k](image, mask)
+        path = write(folder / f"f{k:02d}.fits", image, mask=mask, FWHM=float(width))
+        inputs.append((path, shift(*offset), scale, 1.0))
+    return inputs
+
+
+def reference_header(shape=SHAPE, **cards):
+    made = header(**cards)
+    made["NAXIS1"], made["NAXIS2"] = shape[1], shape[0]
+    return made
+
+
+def make(inputs, threads=1, shape=SHAPE, **options):
+    return stacking.stack(inputs, reference_header(shape), OPTIONS | options, threads)
+
+
+def dithers(n, size, seed=0):
+    return np.random.default_rng(seed).uniform(-size, size, (n, 2)) if size else np.zeros((n, 2))
+
+
+def aperture_magnitudes(image, radius=9.0):
+    """Magnitude of each star relative to truth, in an aperture that holds it whole."""
+    y, x = np.mgrid[: image.shape[0], : image.shape[1]]
+    fluxes = [image[np.hypot(x - x0, y - y0) < radius].sum() for x0, y0 in PLACES]
+    return -2.5 * np.log10(np.array(fluxes) / FLUXES)
+
+
+# ---------------------------------------------------------------------------------------------- combination
+
+
+def test_mean_equals_numpy(tmp_path):
+    """Undithered frames: weighted mean, its sigma, coverage and weight are what numpy gives."""
+    rng = np.random.default_rng(0)
+    data = rng.normal(100, 10, (5, 20, 24)).astype(np.float32)
+    masks = np.where(rng.random(data.shape) < 0.2, np.uint16(MaskBit.COSMIC_RAY), 0).astype(np.uint16)
+    masks[:, 3, 4] = MaskBit.BAD
+    weights, scales = np.array([1, 2, 0.5, 1, 3.0]), np.array([1, 1.1, 0.9, 1, 2.0])
+    inputs = [
+        (write(tmp_path / f"{k}.fits", data[k], mask=masks[k]), np.eye(3), scales[k], weights[k]) for k in range(5)
+    ]
+    image = make(inputs, shape=(20, 24), method="mean")
+    good = masks == 0
+    w = good * weights[:, None, None]
+    with np.errstate(invalid="ignore"):
+        mean = (w * data * scales[:, None, None]).sum(0) / w.sum(0)
+        variance = (w**2 * (data + 100) * scales[:, None, None] ** 2).sum(0) / w.sum(0) ** 2
+    np.testing.assert_allclose(image.data, mean, rtol=1e-5)
+    np.testing.assert_allclose(image.uncertainty, np.sqrt(variance), rtol=1e-4)
+    np.testing.assert_array_equal(image.extensions["COVERAGE"], good.sum(0))
+    np.testing.assert_allclose(image.extensions["WEIGHT"], w.sum(0), rtol=1e-6)
+    assert np.isnan(image.data[3, 4])
+    assert image.mask[3, 4] == MaskBit.BAD | MaskBit.NO_DATA
+
+
+@pytest.mark.parametrize(("method", "function"), [("median", np.median), ("min", np.min), ("max", np.max)])
+@pytest.mark.parametrize("n", [1, 2, 3, 8, 17])
+def test_order_statistics_equal_numpy(tmp_path, method, function, n):
+    """Median, minimum and maximum of undithered frames are what numpy gives, with and without gaps."""
+    data = np.random.default_rng(n).normal(100, 10, (n, 16, 18)).astype(np.float32)
+    mask = np.zeros((16, 18), np.uint16)
+    mask[5, 5] = MaskBit.TRAIL
+    inputs = [(write(tmp_path / f"{k}.fits", data[k], mask=mask if k == 0 else None), np.eye(3)) for k in range(n)]
+    image = make(inputs, shape=(16, 18), method=method)
+    expected = function(data, axis=0)
+    expected[5, 5] = function(data[1:, 5, 5]) if n > 1 else np.nan
+    np.testing.assert_allclose(image.data, expected, rtol=1e-5)
+
+
+def test_sum_keeps_electrons(tmp_path):
+    """A sum is the electrons of all frames; where one frame has a hole, the others are scaled up to the total."""
+    scales = np.array([1.0, 2.0, 0.5])  # the second frame has half of the reference's throughput
+    mask = np.zeros((20, 24), np.uint16)
+    mask[8, 9] = MaskBit.BAD
+    inputs = []
+    for k, scale in enumerate(scales):
+        path = write(tmp_path / f"{k}.fits", np.full((20, 24), 1000 / scale), mask=mask if k == 1 else None)
+        inputs.append((path, np.eye(3), scale, 1.0))
+    image = make(inputs, shape=(20, 24), method="sum")
+    np.testing.assert_allclose(image.data, 1000 * (1 / scales).sum(), rtol=1e-5)
+    expected = np.sqrt((1000 / scales + SKY_SIGMA**2).sum())
+    assert image.uncertainty[2, 2] == pytest.approx(expected, rel=1e-4)
+    assert image.header["EXPTIME"] == 180
+
+
+@pytest.mark.parametrize("method", stacking.METHODS)
+def test_threads_and_strips_change_no_bit(tmp_path, method):
+    """Any number of threads and strips gives the same bits in every plane."""
+    offsets = dithers(6, 5.0)
+    inputs = night(tmp_path, offsets, scales=np.linspace(0.9, 1.2, 6))
+    whole = make(inputs, method=method)
+    for threads, memory in ((2, 1000), (3, 0.2), (1, 0.05)):
+        other = make(inputs, threads, method=method, memory_mb=memory)
+        for name in ("data", "uncertainty", "mask"):
+            assert getattr(other, name).tobytes() == getattr(whole, name).tobytes()
+        for name in ("COVERAGE", "WEIGHT"):
+            assert other.extensions[name].tobytes() == whole.extensions[name].tobytes()
+        assert other.header.tostring() == whole.header.tostring()
+
+
+def test_order_of_inputs_changes_no_bit(tmp_path):
+    inputs = night(tmp_path, dithers(5, 3.0))
+    one, other = make(inputs), make(inputs[::-1])
+    assert one.data.tobytes() == other.data.tobytes()
+
+
+# ---------------------------------------------------------------------------------------------- stars
+
+
+@pytest.mark.accuracy
+@pytest.mark.parametrize("method", ["mean", "clipped_mean", "sum", "median"])
+def test_star_fluxes(tmp_path, method):
+    """Star fluxes are within 5 mmag of truth under dithers, clouds and changes of seeing."""
+    worst, clipped = [], [0.0]
+    for seed in range(5):
+        folder = tmp_path / str(seed)
+        spread = 0.1 if method == "median" else 0.25
+        fwhm = 2.4 * (1 + spread * np.random.default_rng(seed).uniform(-1, 1, 8))
+        inputs = night(folder, dithers(8, 6.0, seed), fwhm=fwhm, scales=np.linspace(1.0, 1.5, 8), noise=False)
+        image = make(inputs, method=method)
+        total = sum(1 / scale for _, _, scale, _ in inputs) if method == "sum" else 1.0
+        worst.append(np.abs(aperture_magnitudes(image.data / total)).max())
+        if method == "clipped_mean":
+            assert image.extensions["COVERAGE"][15:-15, 15:-15].min() == 8
+    print(f"{method}: worst star {np.round(np.multiply(worst, 1000), 2)} mmag")
+    assert max(worst) < 0.005
+    assert max(clipped) < 0.002
+
+
+@pytest.mark.parametrize("fwhm", [1.6, 2.2, 4.0])
+def test_star_cores_are_not_clipped(tmp_path, fwhm):
+    """Cores of noisy, undersampled stars under changing seeing and registration errors lose no more than the sky."""
+    rng = np.random.default_rng(2)
+    offsets = dithers(9, 4.0)
+    inputs = night(tmp_path, offsets, fwhm=fwhm * rng.uniform(0.9, 1.15, 9), seed=3)
+    errors = rng.normal(0, 0.05, (9, 2))
+    inputs = [(path, shift(*error) @ matrix) for (path, matrix, _, _), error in zip(inputs, errors, strict=True)]
+    coverage = make(inputs).extensions["COVERAGE"]
+    y, x = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    for x0, y0 in PLACES:
+        core = np.hypot(x - x0, y - y0) < 1.5 * fwhm
+        assert (9 - coverage[core]).mean() < 0.02 * 9
+
+
+def test_variable_star_keeps_its_mean(tmp_path):
+    """A star that varies by 0.1 mag is averaged, not clipped."""
+    offsets = dithers(8, 4.0)
+    factors = 1 + 0.046 * np.cos(np.arange(8) * 2 * np.pi / 8)
+    inputs = [
+        (write(tmp_path / f"{k}.fits", stars(SHAPE, PLACES, FLUXES * factors[k], 3.0, offsets[k])), shift(*offsets[k]))
+        for k in range(8)
+    ]
+    assert np.abs(aperture_magnitudes(make(inputs).data)).max() < 0.005
+
+
+# ---------------------------------------------------------------------------------------------- rejection
+
+
+def spoil(image, mask):
+    """A satellite trail of 60 sigma, and cosmic rays that no mask caught."""
+    x = np.arange(SHAPE[1])
+    image[55 + x // 10, x] += 600
+    image[56 + x // 10, x] += 300
+    rng = np.random.default_rng(9)
+    image[rng.integers(0, SHAPE[0], 60), rng.integers(0, SHAPE[1], 60)] += rng.uniform(200, 20000, 60)
+
+
+@pytest.mark.parametrize("n", [3, 5, 8, 20])
+def test_satellite_and_cosmic_rays_leave_no_trace(tmp_path, n):
+    """A satellite in one frame and unmasked cosmic rays leave less than one sigma, star cores aside."""
+    offsets = dithers(n, 5.0)
+    clean = make(night(tmp_path / "clean", offsets, noise=False))
+    changed = night(tmp_path / "spoilt", offsets, noise=False, changes={1: spoil})
+    inner = slice(10, -10), slice(10, -10)
+    sky = (stars(SHAPE, PLACES, FLUXES, 2.5) < 20)[inner]
+    traces = {}
+    for method in ("mean", "clipped_mean"):
+        difference = make(changed, method=method).data - clean.data
+        traces[method] = np.abs(difference / clean.uncertainty)[inner]
+    trace = traces["clipped_mean"]
+    print(f"n = {n}: largest trace {trace[sky].max():.2f} sigma in the sky, {trace.max():.1f} in stars")
+    assert traces["mean"][sky].max() > 10
+    assert trace[sky].max() < (1.0 if n > 3 else 1.2)
+    assert (trace > 1.0).mean() < 0.002
+
+
+@pytest.mark.parametrize("n", [3, 8])
+def test_noisy_trail_leaves_no_bias(tmp_path, n):
+    """Along the trail of a satellite the stack's residuals are the noise's."""
+    image = make(night(tmp_path, dithers(n, 5.0), changes={1: spoil}))
+    z = (image.data - stars(SHAPE, PLACES, FLUXES, 2.5)) / image.uncertainty
+    trail = z[48:62, 10:-10]
+    assert abs(trail.mean()) < 0.1
+    assert trail.std() < 1.1
+
+
+def test_two_frames_keep_the_lower(tmp_path):
+    """Of two values that contradict each other the lower stays: outliers are mostly cosmic rays."""
+    data = np.random.default_rng(0).normal(0, SKY_SIGMA, (2, 30, 30))
+    clean = data.copy()
+    data[1, 15, 15] += 1000
+    inputs = [(write(tmp_path / f"{k}.fits", data[k], sigma=SKY_SIGMA), np.eye(3)) for k in range(2)]
+    image = make(inputs, shape=(30, 30))
+    assert image.data[15, 15] == pytest.approx(clean[0, 15, 15], abs=1e-3)
+    assert image.extensions["COVERAGE"].sum() == 2 * 900 - 1
+
+
+@pytest.mark.parametrize("n", [3, 6, 15, 30])
+def test_clipping_spares_good_data(tmp_path, n):
+    """Of Gaussian noise about as much is clipped as four sigma ask for, also where few frames are combined."""
+    inputs = night(tmp_path, dithers(n, 3.0))
+    coverage = make(inputs).extensions["COVERAGE"][8:-8, 8:-8]
+    assert (n - coverage).mean() / n < 5e-4
+
+
+# ---------------------------------------------------------------------------------------------- masks
+
+
+def test_mask_rules(tmp_path):
+    """Defects count where every frame has them; saturation where any has it, and all frames are kept there."""
+    bad, ray, saturated = (np.uint16(bit) for bit in (MaskBit.BAD, MaskBit.COSMIC_RAY, MaskBit.SATURATED))
+    inputs = []
+    for k in range(4):
+        data, mask = np.full((30, 30), 100.0), np.zeros((30, 30), np.uint16)
+        mask[5, 5] = bad
+        mask[10, 10] = ray if k == 0 else 0
+        mask[15, 15] = bad if k < 2 else ray
+        data[20, 20], mask[20, 20] = (60000, saturated) if k == 1 else (40000, 0)
+        inputs.append((write(tmp_path / f"{k}.fits", data, mask=mask), np.eye(3)))
+    image = make(inputs, shape=(30, 30))
+    coverage = image.extensions["COVERAGE"]
+    assert image.mask[5, 5] == MaskBit.BAD | MaskBit.NO_DATA and np.isnan(image.data[5, 5])
+    assert image.mask[10, 10] == 0 and coverage[10, 10] == 3
+    assert image.mask[15, 15] == MaskBit.NO_DATA
+    assert image.mask[20, 20] == MaskBit.SATURATED and coverage[20, 20] == 4
+    assert image.data[20, 20] == pytest.approx(45000, rel=1e-4)
+    assert np.isnan(image.uncertainty[5, 5]) and image.extensions["WEIGHT"][5, 5] == 0
+
+
+def test_dithers_fill_bad_pixels(tmp_path):
+    """A pixel bad on every frame has no hole in a dithered stack."""
+
+    def spoil(image, mask):
+        image[60, 60], mask[60, 60] = 60000, MaskBit.BAD
+
+    image = make(night(tmp_path, dithers(5, 5.0), changes=dict.fromkeys(range(5), spoil)))
+    assert np.isfinite(image.data[20:-20, 20:-20]).all()
+    assert not image.mask[20:-20, 20:-20].any()
+
+
+def test_outside_all_frames(tmp_path):
+    """What no frame covers is NaN and NO_DATA, and raises no alarm."""
+    inputs = [(path, matrix @ shift(70, 0), s, w) for path, matrix, s, w in night(tmp_path, dithers(3, 1.0))]
+    image = make(inputs)
+    assert np.isnan(image.data[:, :68]).all()
+    assert (image.mask[:, :68] == MaskBit.NO_DATA).all()
+    assert np.isfinite(image.data[5:-5, 75:]).all()
+
+
+# ---------------------------------------------------------------------------------------------- noise
+
+
+def noise_frames(folder, offsets, seed, common=0.0, shape=(200, 200)):
+    """Pure noise of SKY_SIGMA in each frame, of which `common` is one pattern on the detector."""
+    rng = np.random.default_rng(seed)
+    pattern = rng.normal(0, common, shape)
+    own = np.sqrt(SKY_SIGMA**2 - common**2)
+    inputs = []
+    for k, offset in enumerate(offsets):
+        data = (pattern + rng.normal(0, own, shape)).astype(np.float32)
+        image = Image(data, np.zeros(shape, np.uint16), np.full(shape, SKY_SIGMA, np.float32), header(CALNOISE=common))
+        products.write_image(folder / f"f{k}.fits", image)
+        inputs.append((folder / f"f{k}.fits", shift(*offset)))
+    return inputs
+
+
+@pytest.mark.accuracy
+@pytest.mark.parametrize("common", [0.0, 4.0])
+@pytest.mark.parametrize("size", [0.0, 0.3, 3.0, 20.0])
+@pytest.mark.parametrize("method", ["mean", "median"])
+def test_stated_sigma_is_the_scatter(tmp_path, method, size, common):
+    """UNCERT is within 10 % of the scatter of pixels, and with NOISECOR of that of boxes, masters' noise included."""
+    of_pixels, of_boxes = [], []
+    for seed in range(5):
+        inputs = noise_frames(tmp_path, dithers(8, size, seed), seed, common)
+        image = make(inputs, method=method, shape=(200, 200))
+        box = image.header["NOISEBOX"]
+        inner = image.data[24:176, 24:176].astype(float)
+        sigma = np.sqrt((image.uncertainty[24:176, 24:176].astype(float) ** 2).mean())
+        boxes = inner.reshape(152 // box, box, 152 // box, box).sum(axis=(1, 3))
+        of_pixels.append((inner / sigma).std())
+        of_boxes.append(boxes.std() / (sigma * box * image.header["NOISECOR"]))
+    print(f"{method}, dithers of {size} px, common {common}: scatter/stated {np.mean(of_pixels):.3f} of pixels, "
+          f"{np.mean(of_boxes):.3f} of boxes (NOISECOR {image.header['NOISECOR']})")  # fmt: skip
+    assert 0.9 < np.mean(of_pixels) < 1.1
+    assert 0.9 < np.mean(of_boxes) < 1.1
+
+
+@pytest.mark.accuracy
+def test_rotated_frames_state_their_noise(tmp_path):
+    """The same for frames turned by half a turn, by a few degrees and of another scale."""
+    ratios = []
+    for seed in range(5):
+        inputs = noise_frames(tmp_path, dithers(6, 3.0, seed), seed)
+        turned = []
+        for k, (path, matrix) in enumerate(inputs):
+            angle, scale = np.radians((0, 180, 3, 90, -2, 180.1)[k]), (1, 1, 1, 1, 0.9, 1.1)[k]
+            linear = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+            centre = np.array([99.5, 99.5])
+            turn = np.vstack((np.column_stack((linear, centre - linear @ centre)), (0, 0, 1)))
+            turned.append((path, matrix @ turn))
+        image = make(turned, method="mean", shape=(200, 200))
+        inner, sigma = image.data[40:160, 40:160], image.uncertainty[40:160, 40:160]
+        boxes = inner.reshape(15, 8, 15, 8).sum(axis=(1, 3)).std() / (8 * np.sqrt((sigma**2).mean()))
+        ratios.append(((inner / sigma).std(), boxes / image.header["NOISECOR"]))
+    print(f"turned frames: scatter/stated {np.mean(ratios, axis=0).round(3)} of pixels and boxes")
+    assert np.abs(np.mean(ratios, axis=0) - 1).max() < 0.1
+
+
+# ---------------------------------------------------------------------------------------------- header, inputs
+
+
+def test_header(tmp_path):
+    """Exposure, times, gain, read noise and inputs of the stack."""
+    inputs = []
+    for k, (exposure, scale) in enumerate(((60.0, 1.0), (120.0, 0.5), (60.0, 1.0))):
+        path = tmp_path / f"f{k}.fits"
+        write(path, np.full((20, 20), 100.0), EXPTIME=exposure, **{"DATE-OBS": f"2024-03-01T22:{10 * k:02d}:00"})
+        inputs.append((path, shift(k, -k), scale, 1.0))
+    image = stacking.stack(inputs, reference_header((20, 20), CRNUM=5), OPTIONS | {"method": "mean"})
+    assert image.header["NCOMBINE"] == 3
+    assert image.header["EXPTIME"] == 60
+    assert image.header["TOTEXP"] == 240
+    assert image.header["DATE-OBS"].startswith("2024-03-01T22:00:00")
+    # (0.5 x 60 + 11 x 120 + 20.5 x 60) / 240 minutes after 22:00
+    assert image.header["DATE-AVG"].startswith("2024-03-01T22:10:45")
+    assert image.header["MJD-AVG"] == pytest.approx(60370.916667 + 10.75 / 1440, abs=1e-6)
+    assert "CRNUM" not in image.header
+    # variance of the mean of 100 on the reference's scale: (100 + 0.25 x 200 + 100) / 9
+    gain = image.header["GAIN"]
+    assert 100 / gain == pytest.approx(250 / 9)
+    assert (image.header["RDNOISE"] / gain) ** 2 == pytest.approx((25 + 0.25 * 25 + 25) / 9, rel=1e-4)
+    assert image.header["SATURATE"] == 30000
+    table = image.extensions["INPUTS"]
+    assert list(table["frame"]) == ["f0", "f1", "f2"]
+    assert list(table["x_0"]) == [0, 1, 2]
+    assert list(table["flux_scale"]) == [1.0, 0.5, 1.0]
+
+
+def test_product_is_readable(tmp_path):
+    """The stack is an image product like any other; CCDData opens it."""
+    from astropy.nddata import CCDData
+
+    image = make(night(tmp_path, dithers(3, 2.0)))
+    products.write_image(tmp_path / "stack.fits", image)
+    again = products.read_image(tmp_path / "stack.fits")
+    assert np.array_equal(again.data, image.data, equal_nan=True)
+    assert set(again.extensions) == {"COVERAGE", "WEIGHT", "INPUTS"}
+    ccd = CCDData.read(tmp_path / "stack.fits")
+    assert ccd.uncertainty is not None and ccd.mask is not None
+
+
+def test_rejected_frames_are_left_out(tmp_path):
+    inputs = night(tmp_path, dithers(3, 2.0))
+    products.write_rejected(tmp_path / "f01.fits", RejectedFrame("clouds"))
+    assert make(inputs).header["NCOMBINE"] == 2
+
+
+def test_nothing_to_stack(tmp_path):
+    products.write_rejected(tmp_path / "f.fits", RejectedFrame("clouds"))
+    with pytest.raises(RejectedFrame, match="no frame to stack"):
+        make([(tmp_path / "f.fits", np.eye(3))])
+    with pytest.raises(RejectedFrame, match="no frame to stack"):
+        make([])
+
+
+def test_bad_arguments(tmp_path):
+    inputs = night(tmp_path, dithers(2, 1.0))
+    with pytest.raises(ValueError, match="stack.method is 'average'.*clipped_mean"):
+        make(inputs, method="average")
+    with pytest.raises(ValueError, match="stack.kernel"):
+        make(inputs, kernel="spline")
+    with pytest.raises(ValueError, match="flux scale nan"):
+        make([(inputs[0][0], np.eye(3), np.nan, 1.0)])
+
+
+# ---------------------------------------------------------------------------------------------- real frames
+
+
+def iraf_shifts(path):
+    """Shifts of IRAF's xregister by file name."""
+    shifts, name = {}, None
+    for line in path.read_text().splitlines():
+        words = line.split()
+        if words[:1] == ["begin"]:
+            name = words[1]
+            shifts[name] = [0.0, 0.0]
+        elif words[:1] in (["xshift"], ["yshift"]):
+            shifts[name]["xy".index(words[0][0])] = float(words[1])
+    return shifts
+
+
+def test_equals_iraf_imcombine(shared_data, tmp_path):
+    """With IRAF's shifts, the bilinear mean is its average of linearly shifted frames to 0.15 ADU rms."""
+    folder = shared_data / "stargate_iraf"
+    shifts = iraf_shifts(folder / "truth" / "input_output_shifts.txt")
+    inputs = []
+    for path in sorted((folder / "raw").glob("*.fit")):
+        data = fits.getdata(path).astype(np.float32)
+        inputs.append((write(tmp_path / f"{path.stem}.fits", data), shift(*shifts.get(path.name, (0.0, 0.0)))))
+    assert len(inputs) == 10
+    image = make(inputs, method="mean", kernel="bilinear", shape=data.shape)
+    published = fits.getdata(folder / "truth" / "registeredImage.fit").astype(float)
+    difference = (image.data - published)[12:-12, 12:-12]
+    constant = np.median(difference)
+    rms = np.sqrt(np.mean((difference - constant) ** 2))
+    print(f"stargate: constant {constant:.3f} ADU, rms {rms:.3f} ADU")
+    assert rms < 0.15
+    assert constant == pytest.approx(0.45, abs=0.1)
