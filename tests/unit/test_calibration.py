@@ -139,10 +139,24 @@ def test_unknown_gain_stays_in_adu_and_says_so(truth, caplog):
     bias.header["RNMEAS"] = 6.5
     result = cal.calibrate(truth["raw"], header(), {"gain": None}, bias, None, None, None, {})
     assert (result.header["BUNIT"], result.header["RDNOISE"]) == ("adu", 6.5)
-    assert result.header["VARMODEL"] == "read noise, masters"
+    assert result.header["VARMODEL"] == "scatter of the frame, read noise, masters"
     assert "CAMGAIN" not in result.header
-    np.testing.assert_allclose(result.uncertainty, np.hypot(6.5, 3.0), rtol=1e-6)
+    assert result.uncertainty.min() >= np.hypot(6.5, 3.0) * (1 - 1e-6)
     assert "gain is unknown" in caplog.text
+
+
+@pytest.mark.parametrize("pedestal", [None, 300.0])
+def test_unknown_gain_takes_the_noise_from_the_frame(pedestal):
+    """Sky noise is the true one; a star's photons add to it as the sky's do."""
+    rng = np.random.default_rng(4)
+    light = np.full((300, 300), 2000.0)
+    light[100:140, 100:140] = 20000.0
+    raw = np.round(300 + rng.poisson(light) / GAIN).astype(np.float32)
+    result = cal.calibrate(raw, header(), {"pedestal": pedestal}, None, None, None, None, {})
+    sky = np.sqrt(2000) / GAIN
+    assert np.median(result.uncertainty) == pytest.approx(sky, rel=0.03)
+    bright = float(np.median(result.uncertainty[110:130, 110:130]))
+    assert bright == pytest.approx(np.sqrt(20000) / GAIN, rel=0.03 if pedestal else 0.2)
 
 
 def test_read_noise_is_the_measured_one_where_the_detector_has_none(truth):

@@ -168,3 +168,96 @@ def test_a_damaged_cache_is_as_good_as_none(tmp_path, damage):
 
 def test_a_file_that_vanishes_is_reported(tmp_path):
     assert inventory.read_headers(str(tmp_path / "gone.fits"))["error"] == "the file vanished while it was read"
+
+
+def test_cards_are_read_as_astropy_reads_them(tmp_path):
+    """Quotes, HIERARCH, CONTINUE, exponents, logicals and doubled cards."""
+    header = fits.Header()
+    header["TEXT"], header["QUOTED"], header["SLASH"] = "plain  ", "it's", "a / b"
+    header["HIERARCH ESO DET OUT1 CONAD"], header["REAL"], header["LOGICAL"] = 2.1, -1.5e-7, True
+    header["LONGTEXT"] = "many words " * 20
+    header["EMPTY"] = ""
+    path = tmp_path / "a.fits"
+    fits.PrimaryHDU(np.zeros((2, 3), np.int16), header).writeto(path)
+    (hdu,) = inventory.read_headers(str(path))["hdus"]
+    truth = fits.getheader(path)
+    for keyword in ("TEXT", "QUOTED", "SLASH", "ESO DET OUT1 CONAD", "REAL", "LOGICAL", "EMPTY", "BITPIX", "NAXIS1"):
+        assert hdu["cards"][keyword] == truth[keyword], keyword
+    assert hdu["cards"]["LONGTEXT"] == truth["LONGTEXT"].rstrip()
+
+
+@pytest.mark.parametrize(
+    ("card", "value"),
+    [
+        ("EXPTIME = 3,2E-05", "3,2E-05"),
+        ("EXPTIME =             1.5D+02 / s", 150.0),
+        ("EXPTIME = sixty", "sixty"),
+        ("EXPTIME =", None),
+        ("EXPTIME = 'open", "'open"),
+        ("EXPTIME = " + "9" * 60, 1e60),
+    ],
+)
+def test_cards_that_break_the_standard_come_through_as_text(tmp_path, card, value):
+    cards = ["SIMPLE  =                    T", "BITPIX  =                    8", "NAXIS   =                    0", card, "END"]
+    path = tmp_path / "a.fits"
+    path.write_bytes("".join(c.ljust(80)[:80] for c in cards).ljust(2880).encode())
+    with open(path, "rb") as stream:
+        found, length = inventory.read_cards(stream, stream.read(2880))
+    assert found.get("EXPTIME") == (pytest.approx(value) if isinstance(value, float) else value) and length == 2880
+
+
+def test_every_extension_of_a_zipped_mosaic_is_found(tmp_path):
+    plain = tmp_path / "mef.fits"
+    chips = [fits.ImageHDU(np.zeros((4, 5), np.int16), name=f"CHIP{i}") for i in (1, 2)]
+    fits.HDUList([fits.PrimaryHDU(), *chips]).writeto(plain)
+    zipped = tmp_path / "mef.fits.gz"
+    zipped.write_bytes(gzip.compress(plain.read_bytes()))
+    assert [hdu["name"] for hdu in inventory.read_headers(str(zipped))["hdus"]] == ["CHIP1", "CHIP2"]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_damaged_headers_are_reported_never_an_error(tmp_path, seed):
+    """Random bytes over a good file: a verdict, whatever they do."""
+    rng = np.random.default_rng(seed)
+    good = write(tmp_path / "good.fits", EXPTIME=3.5, OBJECT="M 51").read_bytes()
+    for number in range(50):
+        damaged = np.frombuffer(good, np.uint8).copy()
+        places = rng.integers(0, 2880, rng.integers(1, 40))
+        damaged[places] = rng.integers(0, 256, len(places))
+        path = tmp_path / "bad.fits"
+        path.write_bytes(damaged.tobytes()[: rng.integers(1, len(good))] if number % 3 == 0 else damaged.tobytes())
+        content = inventory.read_headers(str(path))
+        assert content["error"] is None or isinstance(content["error"], str)
+
+
+@pytest.mark.accuracy
+def test_ten_thousand_files_take_ten_seconds_and_half_a_second_when_nothing_changed(tmp_path, root):
+    """In processor time, all processes together, so that a busy machine does not count."""
+    import resource
+
+    import yaml
+
+    from nightflow import explain, planning
+
+    cards = {"IMAGETYP": "LIGHT", "EXPTIME": 60.0, "FILTER": "V", "OBJECT": "M 51", "DATE-OBS": "2024-03-08T22:00:00"}
+    more = {f"KEY{i:03d}": f"some text {i}" for i in range(25)}
+    content = write(tmp_path / "one.fits", **cards, **more).read_bytes()
+    (tmp_path / "raw").mkdir()
+    for number in range(10000):
+        (tmp_path / "raw" / f"{number:05d}.fits").write_bytes(content)
+    config = yaml.safe_load((root / "config" / "config.yaml").read_text(encoding="utf-8"))
+    config["raw_dir"] = str(tmp_path / "raw")
+    dialects = explain.load_dialects()
+
+    def seconds():
+        spent = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        return sum(usage.ru_utime + usage.ru_stime for usage in spent)
+
+    times = []
+    for _ in range(2):
+        before = seconds()
+        frames = planning.scan(config, dialects, str(tmp_path / "results"))
+        times.append(seconds() - before)
+        assert len(frames) == 10000 and frames[0].target == "M_51"
+    print(f"10,000 files: {times[0]:.2f} s from cold, {times[1]:.2f} s when nothing changed, processor time")
+    assert times[0] < 10 and times[1] < 0.5

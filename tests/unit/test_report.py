@@ -76,7 +76,9 @@ def test_page_lists_what_was_left_out_and_escapes_header_text(frames, quality, r
     stacks = report.describe_stacks([str(good), str(bad)])
     report.write_previews(stacks, [tmp_path / "V.png", tmp_path / "R.png"], 64)
     template = (root / "workflow" / "report" / "night.html.j2").read_text(encoding="utf-8")
-    page = report.page(template, frames, quality, stacks, str(tmp_path))
+    detector = pd.DataFrame({"camera": ["cam"], "warning": ["gain 2.4 in the header, 1.32 measured"]})
+    page = report.page(template, frames, quality, detector, stacks, str(tmp_path))
+    assert "1.32 measured" in page
     assert "truncated" in page and "clouds &lt;b&gt;" in page and "clouds <b>" not in page
     assert "no frame can be used" in page and "data:image/png;base64," in page and "FWHM 2.50 px" in page
     assert "://" not in page  # nothing from outside

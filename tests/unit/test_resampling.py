@@ -30,19 +30,21 @@ def about_centre(matrix, shape):
 
 
 def resample(data, matrix, kernel="lanczos3", *, mask=None, variance=None, rows=None, shape=None, **options):
-    """Whole output, or the rows asked for, in one strip."""
+    """Value, variance and bits of the whole output, or of some rows; `columns` cuts them into blocks."""
     shape = shape or data.shape
     rows = rows or (0, shape[0])
     mask = np.zeros(data.shape, np.uint16) if mask is None else mask
     variance = np.ones(data.shape, np.float32) if variance is None else variance
     grid = resampling.make_grid(matrix, data.shape)
-    window = resampling.input_window(grid, rows, shape[1])
-    if window is None:
-        return None
-    raw = resampling.raw_window(grid, window)
-    planes = (grid.turn(plane[raw]) for plane in (data, variance, mask))
-    polynomials = resampling.kernel_polynomials(kernel)
-    return resampling.resample_strip(*planes, grid, window, rows, shape[1], polynomials, **options)
+    out = tuple(np.full((rows[1] - rows[0], shape[1]), fill, dtype) for fill, dtype in
+                ((np.nan, np.float32), (np.nan, np.float32), (NO_DATA, np.uint16)))  # fmt: skip
+    for columns in options.pop("blocks", [(0, shape[1])]):
+        window = resampling.input_window(grid, rows, columns)
+        if window is not None:
+            planes = (grid.turn(plane[resampling.raw_window(grid, window)]) for plane in (data, variance, mask))
+            polynomials = resampling.kernel_polynomials(kernel)
+            resampling.resample(*planes, grid, window, rows, columns, polynomials, out, **options)
+    return out
 
 
 def weights_1d(kernel, offsets):
@@ -145,9 +147,9 @@ def test_flat_sky_stays_flat(kernel):
 
 
 @pytest.mark.parametrize("name", [*TRANSFORMS, "far away"])
-@pytest.mark.parametrize("height", [1, 7, 16])
-def test_strips_do_not_matter(name, height):
-    """Rows come out bit-identical whatever strip they are made in, flagged pixels included."""
+@pytest.mark.parametrize(("height", "width"), [(1, 42), (7, 13), (16, 42), (45, 5)])
+def test_blocks_do_not_matter(name, height, width):
+    """Pixels come out bit-identical whatever block they are made in, flagged ones included."""
     rng = np.random.default_rng(3)
     data = rng.normal(0, 10, (45, 42)).astype(np.float32)
     mask = np.where(rng.random(data.shape) < 0.05, BAD, 0).astype(np.uint16)
@@ -155,21 +157,31 @@ def test_strips_do_not_matter(name, height):
     data[rng.random(data.shape) < 0.01] = np.nan
     matrix = TRANSFORMS.get(name, similarity(shift=(1.5, 30.0)))
     whole = resample(data, matrix, mask=mask)
+    blocks = [(start, min(start + width, 42)) for start in range(0, 42, width)]
     for start in range(0, 45, height):
         rows = (start, min(start + height, 45))
-        strip = resample(data, matrix, mask=mask, rows=rows)
-        if strip is None:
-            assert np.isnan(whole[0][slice(*rows)]).all()
-            continue
+        strip = resample(data, matrix, mask=mask, rows=rows, blocks=blocks)
         for part, all_rows in zip(strip, whole, strict=True):
             assert part.tobytes() == all_rows[slice(*rows)].tobytes()
+
+
+@pytest.mark.parametrize("angle", [0.0, 0.01, 3.0, 45.0, 88.0, 180.0])
+def test_column_blocks_cover_the_strip(angle):
+    """Blocks cover each column once and keep the input within a few times the output, whatever the rotation."""
+    grid = resampling.make_grid(about_centre(similarity(angle), (3000, 4000)), (3000, 4000))
+    blocks = resampling.column_blocks(grid, 64, 4000)
+    assert [b[0] for b in blocks[1:]] == [b[1] for b in blocks[:-1]]
+    assert blocks[0][0] == 0 and blocks[-1][1] == 4000
+    windows = [resampling.input_window(grid, (1500, 1564), block) for block in blocks]
+    n_pixels = sum((r.stop - r.start) * (c.stop - c.start) for r, c in filter(None, windows))
+    assert n_pixels < 6 * 64 * 4000
 
 
 @pytest.mark.parametrize("matrix", [similarity(shift=(200.0, 0.0)), similarity(shift=(0.0, -300.0))])
 def test_no_overlap(matrix):
     """A frame beside the stack contributes nothing and raises nothing."""
-    result = resample(np.ones((40, 40), np.float32), matrix)
-    assert result is None or np.isnan(result[0]).all()
+    value, _, bits = resample(np.ones((40, 40), np.float32), matrix)
+    assert np.isnan(value).all() and (bits == NO_DATA).all()
 
 
 @pytest.mark.parametrize(("kernel", "fwhm"), [("lanczos3", 2.0), ("lanczos3", 3.5), ("cubic", 3.5), ("bilinear", 3.5)])

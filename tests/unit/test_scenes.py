@@ -169,45 +169,9 @@ def test_wrong_parameters_are_named(options, sentence):
     assert sentence in str(error.value)
 
 
-COMMAND = ["-x", "120", "-y", "90", "-n", "7", "-g", "2", "--seed", "5"]
-
-
-def test_command_writes_image_and_table(tmp_path, capsys):
-    """The command makes the same image as the function, and the truth table beside it."""
-    output = tmp_path / "scene.fits"
-    scenes.main([*COMMAND, "-o", str(output)])
-    data, header, truth = scenes.make_scene(size_x=120, size_y=90, stars=7, galaxies=2, seed=5)
-    with fits.open(output, checksum=True) as hdus:
-        np.testing.assert_array_equal(hdus[0].data, data)
-        assert hdus[0].header["SEED"] == header["SEED"]
-    table = Table.read(tmp_path / "scene_truth.tsv", format="ascii.tab")
-    np.testing.assert_allclose(table["x"], truth["x"])
-    assert list(table["type"]) == ["star"] * 7 + ["galaxy"] * 2
-    assert "7 stars, 2 galaxies" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("existing", ["scene.fits", "scene_truth.tsv"])
-def test_command_overwrites_nothing(tmp_path, existing):
-    (tmp_path / existing).write_text("precious")
-    with pytest.raises(SystemExit) as stop:
-        scenes.main([*COMMAND, "-o", str(tmp_path / "scene.fits")])
-    assert f"{existing}' exists and is not overwritten" in str(stop.value)
-    assert [p.name for p in tmp_path.iterdir()] == [existing]
-    assert (tmp_path / existing).read_text() == "precious"
-
-
-def test_command_wants_a_fits_name(tmp_path):
-    with pytest.raises(SystemExit, match="expected a name that ends in .fits"):
-        scenes.main([*COMMAND, "-o", str(tmp_path / "scene.png")])
-
-
-def test_help_names_every_option_with_its_default(capsys):
-    with pytest.raises(SystemExit):
-        scenes.main(["--help"])
-    text = " ".join(capsys.readouterr().out.split())
-    for name in ("--size-x", "--size-y", "--stars", "--galaxies", "--flux-min", "--fwhm", "--fwhm-stddev",
-                 "--galaxy-fwhm", "--galaxy-fwhm-stddev", "--sky", "--sky-stddev", "--output", "--seed",
-                 "--as-published"):  # fmt: skip
-        assert name in text
-    for default in ("2048", "100", "10)", "1000.0", "3.5", "0.1", "8.0", "4.0", "30.0"):
-        assert f"default: {default}" in text
+def test_written_scene_has_its_table_beside_it(tmp_path):
+    scenes.write_scene(tmp_path / "one.fits", **SMALL)
+    data, _, truth = scenes.make_scene(**SMALL)
+    np.testing.assert_array_equal(fits.getdata(tmp_path / "one.fits"), data)
+    table = Table.read(tmp_path / "one_truth.tsv", format="ascii.tab")
+    np.testing.assert_allclose(table["flux"], truth["flux"])

@@ -6,13 +6,14 @@ from snakemake.utils import update_config
 
 # The library. Its files are named one by one, since a remote module fetches only what is named.
 MODULES = (
-    "__init__ asterisms badpixels calibration combine commands configuration cosmicrays "
-    "detector frames instruments inventory lights masters matching measurement "
-    "noisecorrelation photontransfer planning previews products provenance quality "
-    "rawfiles reference registration report resampling scenes simulate "
-    "simulate_detector simulate_effects simulate_headers simulate_noise "
-    "simulate_settings simulate_sky simulate_sources simulate_truth sky sources "
-    "stacking steps trails "
+    "__init__ asterisms astrometry badpixels bayer calibration characterisation "
+    "combine commands configuration cosmicrays detector explain frames instruments "
+    "inventory lights masters matching measurement noisecorrelation photometry "
+    "photontransfer planning plate_matching plate_search plates pointing previews "
+    "products provenance quality rawfiles reference reference_catalogues registration "
+    "report resampling scenes simulate simulate_detector simulate_effects "
+    "simulate_headers simulate_noise simulate_settings simulate_sky simulate_sources "
+    "simulate_truth sky solving sources stacking steps trails zero_points "
 ).split()
 
 
@@ -46,7 +47,12 @@ SECTIONS = {
 }
 SECTIONS["select"] = [*SECTIONS["sky"], "selection", "registration"]
 SECTIONS["stack"] = [*SECTIONS["select"], "stack"]
-PLANNING_ONLY = ("match", "missing", "split_colours")  # decide which files go where, not what is in them
+PLANNING_ONLY = (
+    "library",
+    "match",
+    "missing",
+    "split_colours",
+)  # decide which files go where, not what is in them
 
 
 def stop(error):
@@ -83,9 +89,11 @@ def make_plan():
     """Scan the raw frames, unless there are none to scan yet (lint, the commands for people)."""
     if config["raw_dir"] is None:
         return planning.Plan()
-    rows = planning.scan(config, load_instruments(), RESULTS)
+    dialects = load_instruments()
+    rows = planning.scan(config, dialects, RESULTS)
+    library = planning.scan_library(config, dialects, RESULTS)
     try:
-        return planning.assemble(rows, config)
+        return planning.assemble(rows, config, library)
     finally:
         if workflow.is_main_process:
             configuration.write_if_changed(f"{RESULTS}/frames.tsv", frames.to_tsv(rows))
@@ -112,8 +120,10 @@ except (
 
 
 wildcard_constraints:
+    camera="[A-Za-z0-9][A-Za-z0-9._-]*",
     frame="[A-Za-z0-9][A-Za-z0-9._-]*",
-    master="(bias|dark|flat)_[A-Za-z0-9._-]+",
+    master="(bias|dark|flat|library)_[A-Za-z0-9._-]+",
+    mosaic="levels_[A-Za-z0-9._-]+",
     badpixels="badpixels_[A-Za-z0-9._-]+",
     target="[A-Za-z0-9][A-Za-z0-9._-]*",
     filter="[A-Za-z0-9][A-Za-z0-9._-]*",
@@ -165,13 +175,44 @@ def group(wildcards):
     return known(PLAN.stacks, (wildcards.target, wildcards.filter), "stack")
 
 
-def hdu_of(frame):
-    """HDU to read: None for the only image of a file, wherever it is."""
-    return frame.hdu if frame.chip is not None else None
+def hdus(wildcards):
+    """HDU to read in each raw frame of a master."""
+    return [frame.hdu for frame in master(wildcards).frames]
+
+
+def exptimes(wildcards):
+    return [frame.exptime for frame in master(wildcards).frames]
 
 
 def master_path(name):
     return f"{RESULTS}/masters/{name}.fits" if name else []
+
+
+def camera(wildcards):
+    return known(PLAN.cameras, wildcards.camera, "camera")
+
+
+def must_be_measured(detector):
+    """Whether something of a detector has to come from the data."""
+    chosen = config["calibration"]
+    measured = "measured" in (chosen["gain"], chosen["read_noise"])
+    return measured or detector["saturation"] is None
+
+
+def lights_to_measure(wildcards):
+    """Frames that show the saturation, where the header does not tell it."""
+    detector = camera(wildcards).like.detector
+    return camera(wildcards).lights if detector["saturation"] is None else []
+
+
+def detector_of(name, detector):
+    """The table of the camera of a light or master flat as named input, where it is needed."""
+    table = f"{RESULTS}/detectors/{PLAN.camera_of[name]}.tsv"
+    return {"detector": table} if must_be_measured(detector) else {}
+
+
+def detector_tables():
+    return [f"{RESULTS}/detectors/{name}.tsv" for name in PLAN.cameras]
 
 
 def masters_of(item):
@@ -183,19 +224,74 @@ def masters_of(item):
     }
 
 
+def inputs_of_dark(wildcards):
+    dark = master(wildcards)
+    return {"frames": [f.path for f in dark.frames], **masters_of(dark)}
+
+
 def inputs_of_flat(wildcards):
     flat = master(wildcards)
-    return {"frames": [f.path for f in flat.frames], **masters_of(flat)}
+    found = {"frames": [f.path for f in flat.frames], **masters_of(flat)}
+    found |= detector_of(flat.name, flat.like.detector)
+    for mosaic, members in PLAN.mosaics.items():
+        if flat in members:
+            found["levels"] = f"{RESULTS}/masters/{mosaic}.tsv"
+    return found
+
+
+def mosaic(wildcards):
+    return known(PLAN.mosaics, wildcards.mosaic, "set of flats of several chips")
+
+
+def inputs_of_levels(wildcards):
+    chips = mosaic(wildcards)
+    needed = sorted({name for chip in chips for name in (chip.bias, chip.dark) if name})
+    tables = [
+        detector_of(chip.name, chip.like.detector).get("detector", []) for chip in chips
+    ]
+    return {
+        "frames": sorted({f.path for chip in chips for f in chip.frames}),
+        "masters": [master_path(name) for name in needed],
+        "detectors": [table for table in tables if table],
+    }
+
+
+def chips_of(wildcards):
+    """What the levels of a mosaic's flats are found from, for each chip."""
+    return [
+        {
+            "paths": [f.path for f in chip.frames],
+            "hdu": [f.hdu for f in chip.frames],
+            "exptimes": [f.exptime for f in chip.frames],
+            "detector": chip.like.detector,
+            "measured": detector_of(chip.name, chip.like.detector).get("detector"),
+            "bias": master_path(chip.bias) or None,
+            "dark": master_path(chip.dark) or None,
+        }
+        for chip in mosaic(wildcards)
+    ]
+
+
+def corners(item):
+    """Where the window of a light or of raw flats begins in each of its masters, if it is cut out of them."""
+    frame = getattr(item, "like", item)
+    found = {}
+    for kind in ("bias", "dark", "flat"):
+        name = getattr(item, kind, None)
+        like = PLAN.masters[name].like if name else None
+        found[kind] = planning.matching.window_corner(frame, like) if like else None
+    found["bad_pixels"] = found["dark"] or found["flat"]
+    return found
 
 
 def inputs_of_light(wildcards):
     frame = light(wildcards)
     found = {"light": frame.path, **masters_of(frame)}
+    found |= detector_of(frame.frame, frame.detector)
     if frame.flat:
         found["flat"] = master_path(frame.flat)
-    bad_pixels = planning.matching.bad_pixels_name(frame.dark, frame.flat)
-    if bad_pixels:
-        found["bad_pixels"] = master_path(bad_pixels)
+    if frame.frame in PLAN.bad_pixels_of:
+        found["bad_pixels"] = master_path(PLAN.bad_pixels_of[frame.frame])
     return found
 
 

@@ -14,9 +14,10 @@ rule calibrate:
     resources:
         mem_mb=memory(6),
     params:
-        hdu=lambda wildcards: hdu_of(light(wildcards)),
+        hdu=lambda wildcards: light(wildcards).hdu,
         row=lambda wildcards: light(wildcards).cards(),
         detector=lambda wildcards: light(wildcards).detector,
+        corners=lambda wildcards: corners(light(wildcards)),
         options=options("calibration"),
         configuration=digest("calibrate"),
         code=code("calibrate"),

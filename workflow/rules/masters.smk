@@ -1,3 +1,35 @@
+rule detector:
+    input:
+        bias=lambda wildcards: [f.path for f in camera(wildcards).bias],
+        flats=lambda wildcards: [
+            f.path for flats in camera(wildcards).flats for f in flats
+        ],
+        lights=lambda wildcards: [f.path for f in lights_to_measure(wildcards)],
+    output:
+        f"{RESULTS}/detectors/{{camera}}.tsv",
+    log:
+        f"{RESULTS}/logs/detectors/{{camera}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/detectors/{{camera}}.tsv"
+    priority: 10
+    conda:
+        "../../envs/calibrate.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(1),
+    params:
+        bias=lambda wildcards: [(f.path, f.hdu) for f in camera(wildcards).bias],
+        flats=lambda wildcards: [
+            [(f.path, f.hdu) for f in flats] for flats in camera(wildcards).flats
+        ],
+        lights=lambda wildcards: [(f.path, f.hdu) for f in lights_to_measure(wildcards)],
+        detector=lambda wildcards: camera(wildcards).like.detector,
+        options=options("calibration"),
+        code=code("detector"),
+    script:
+        "../scripts/detector.py"
+
+
 rule master_bias:
     input:
         frames=lambda wildcards: [f.path for f in master(wildcards).frames],
@@ -16,7 +48,7 @@ rule master_bias:
     resources:
         mem_mb=memory(1),
     params:
-        hdu=lambda wildcards: hdu_of(master(wildcards).like),
+        hdu=hdus,
         detector=lambda wildcards: master(wildcards).like.detector,
         options=options("calibration"),
         configuration=digest("masters"),
@@ -27,7 +59,7 @@ rule master_bias:
 
 rule master_dark:
     input:
-        frames=lambda wildcards: [f.path for f in master(wildcards).frames],
+        unpack(inputs_of_dark),
     output:
         f"{RESULTS}/masters/{{master}}.fits",
     log:
@@ -43,14 +75,37 @@ rule master_dark:
     resources:
         mem_mb=memory(1),
     params:
-        hdu=lambda wildcards: hdu_of(master(wildcards).like),
-        exptimes=lambda wildcards: [f.exptime for f in master(wildcards).frames],
+        hdu=hdus,
+        exptimes=exptimes,
         detector=lambda wildcards: master(wildcards).like.detector,
         options=options("calibration"),
         configuration=digest("masters"),
         code=code("master_dark"),
     script:
         "../scripts/master_dark.py"
+
+
+rule flat_levels:
+    input:
+        unpack(inputs_of_levels),
+    output:
+        f"{RESULTS}/masters/{{mosaic}}.tsv",
+    log:
+        f"{RESULTS}/logs/masters/{{mosaic}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/masters/{{mosaic}}.tsv"
+    priority: 10
+    conda:
+        "../../envs/calibrate.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(2),
+    params:
+        chips=chips_of,
+        options=options("calibration"),
+        code=code("flat_levels"),
+    script:
+        "../scripts/flat_levels.py"
 
 
 rule master_flat:
@@ -71,14 +126,42 @@ rule master_flat:
     resources:
         mem_mb=memory(1),
     params:
-        hdu=lambda wildcards: hdu_of(master(wildcards).like),
-        exptimes=lambda wildcards: [f.exptime for f in master(wildcards).frames],
+        hdu=hdus,
+        exptimes=exptimes,
         detector=lambda wildcards: master(wildcards).like.detector,
+        corners=lambda wildcards: corners(master(wildcards)),
         options=options("calibration"),
         configuration=digest("masters"),
         code=code("master_flat"),
     script:
         "../scripts/master_flat.py"
+
+
+rule library_master:
+    input:
+        lambda wildcards: master(wildcards).like.path,
+    output:
+        f"{RESULTS}/masters/{{master}}.fits",
+    log:
+        f"{RESULTS}/logs/masters/{{master}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/masters/{{master}}.tsv"
+    wildcard_constraints:
+        master="library_[A-Za-z0-9._-]+",
+    priority: 10
+    conda:
+        "../../envs/calibrate.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(3),
+    params:
+        hdu=lambda wildcards: master(wildcards).like.hdu,
+        kind=lambda wildcards: master(wildcards).kind,
+        options=options("calibration"),
+        configuration=digest("masters"),
+        code=code("library_master"),
+    script:
+        "../scripts/library_master.py"
 
 
 rule bad_pixels:

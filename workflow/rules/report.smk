@@ -5,6 +5,7 @@ rule report:
     input:
         frames=f"{RESULTS}/frames.tsv",
         sky=expand(f"{RESULTS}/sky/{{frame}}.tsv", frame=PLAN.lights),
+        detectors=detector_tables(),
         selections=selections(),
         stacks=stacks(),
     output:
@@ -14,6 +15,7 @@ rule report:
             category="Night",
         ),
         summary=f"{RESULTS}/report/summary.txt",
+        detector=f"{RESULTS}/detector.tsv",
         quality=f"{RESULTS}/quality.tsv",
         sky=f"{RESULTS}/sky.tsv",
         previews=stack_previews(),

@@ -4,20 +4,24 @@ from pathlib import Path
 
 from astropy.io import fits
 
-from nightflow import calibration, lights, products, steps
+from nightflow import bayer, calibration, characterisation, lights, masters, products, steps
 
 
-def main(raw, hdu, paths, output, cards, detector, options, missing, configuration):
+def main(raw, hdu, paths, corners, measured, output, cards, detector, options, missing, configuration):
     header = fits.Header()
+    if measured:
+        detector = characterisation.with_measurements(detector, characterisation.read_table(measured))
     try:
         pixels, header = lights.read_light(raw, hdu, cards)
-        used = lights.read_masters(paths, missing)
+        used = masters.cut_outs(lights.read_masters(paths, missing), corners, pixels.shape)
         bad_pixels = used["bad_pixels"].mask if used["bad_pixels"] is not None else None
         image = calibration.calibrate(
             pixels, header, detector, used["bias"], used["dark"], used["flat"], bad_pixels, options
         )
+        if detector.get("channel"):
+            image = bayer.channel_of(image, bayer.trimmed_pattern(detector), detector["channel"])
         for card, kind in (("CALBIAS", "bias"), ("CALDARK", "dark"), ("CALFLAT", "flat"), ("CALBPM", "bad_pixels")):
-            image.header[card] = Path(paths[kind]).stem if used[kind] is not None else "none"
+            image.header[card] = (Path(paths[kind]).stem if used[kind] is not None else "none", "")
         image.header["NFCONF"] = (configuration, "digest of the options behind this product")
         products.write_image(output, image)
     except products.RejectedFrame as verdict:
@@ -30,6 +34,8 @@ if "snakemake" in globals():
             snakemake.input.light,
             snakemake.params.hdu,
             {kind: snakemake.input.get(kind) for kind in ("bias", "dark", "flat", "bad_pixels")},
+            snakemake.params.corners,
+            snakemake.input.get("detector"),
             snakemake.output[0],
             snakemake.params.row,
             snakemake.params.detector,

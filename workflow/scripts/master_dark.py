@@ -3,9 +3,10 @@
 from nightflow import masters, products, steps
 
 
-def main(frames, hdu, exptimes, output, detector, options, configuration):
+def main(frames, hdu, exptimes, bias, output, detector, options, configuration):
     try:
-        image = masters.make_dark(frames, None, detector, options, hdu=hdu, exptimes=exptimes)
+        bias = products.read_image(bias) if bias else None
+        image = masters.make_dark(frames, bias, detector, options, hdu=hdu, exptimes=exptimes)
         image.header["NFCONF"] = (configuration, "digest of the options behind this product")
         products.write_image(output, image)
     except products.RejectedFrame as verdict:
@@ -18,6 +19,7 @@ if "snakemake" in globals():
             snakemake.input.frames,
             snakemake.params.hdu,
             snakemake.params.exptimes,
+            snakemake.input.get("bias"),
             snakemake.output[0],
             snakemake.params.detector,
             snakemake.params.options,

@@ -1,13 +1,18 @@
-"""Combine raw flats of one filter, each minus its own bias and dark, into a normalised master flat."""
+"""Combine raw flats of one filter, minus their bias and dark, into a master flat of mean 1."""
 
-from nightflow import masters, products, steps
+from nightflow import characterisation, lights, masters, products, steps
 
 
-def main(frames, hdu, exptimes, bias, dark, output, detector, options, configuration):
+def main(frames, hdu, exptimes, paths, corners, measured, levels, output, detector, options, configuration):
+    if measured:
+        detector = characterisation.with_measurements(detector, characterisation.read_table(measured))
     try:
-        bias = products.read_image(bias) if bias else None
-        dark = products.read_image(dark) if dark else None
-        image = masters.make_flat(frames, bias, dark, detector, options, hdu=hdu, exptimes=exptimes)
+        used = {kind: products.read_image(path) if path else None for kind, path in paths.items()}
+        used = masters.cut_outs(used, corners, lights.shape_of(frames[0], hdu[0]))
+        common = masters.common_levels(levels, frames) if levels else {}
+        image = masters.make_flat(
+            frames, used["bias"], used["dark"], detector, options, hdu=hdu, exptimes=exptimes, **common
+        )
         image.header["NFCONF"] = (configuration, "digest of the options behind this product")
         products.write_image(output, image)
     except products.RejectedFrame as verdict:
@@ -20,8 +25,10 @@ if "snakemake" in globals():
             snakemake.input.frames,
             snakemake.params.hdu,
             snakemake.params.exptimes,
-            snakemake.input.get("bias"),
-            snakemake.input.get("dark"),
+            {kind: snakemake.input.get(kind) for kind in ("bias", "dark")},
+            snakemake.params.corners,
+            snakemake.input.get("detector"),
+            snakemake.input.get("levels"),
             snakemake.output[0],
             snakemake.params.detector,
             snakemake.params.options,

@@ -4,15 +4,17 @@ from nightflow import report, steps
 from nightflow.configuration import write_if_changed
 
 
-def main(frames, sky, selections, stacks, output, template, results, preview_size):
+def main(frames, sky, detectors, selections, stacks, output, template, results, preview_size):
     frames = report.read_tables([frames])
     sky = report.read_tables(sky)
     quality = report.quality_table(frames, sky, report.read_tables(selections))
     report.write_table(output["sky"], sky)
     report.write_table(output["quality"], quality)
+    detector = report.gather_rows(detectors)
+    report.write_table(output["detector"], detector)
     described = report.describe_stacks(stacks)
     report.write_previews(described, output["previews"], preview_size)
-    write_if_changed(output["page"], report.page(template, frames, quality, described, results))
+    write_if_changed(output["page"], report.page(template, frames, quality, detector, described, results))
     write_if_changed(output["summary"], report.summary(frames, quality, described, results))
 
 
@@ -21,9 +23,10 @@ if "snakemake" in globals():
         main(
             snakemake.input.frames,
             snakemake.input.sky,
+            snakemake.input.detectors,
             snakemake.input.selections,
             snakemake.input.stacks,
-            {key: snakemake.output.get(key) for key in ("page", "summary", "quality", "sky", "previews")},
+            {key: snakemake.output.get(key) for key in ("page", "summary", "detector", "quality", "sky", "previews")},
             snakemake.params.template,
             snakemake.params.results,
             snakemake.params.preview_size,

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import re
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from astropy.io import fits
@@ -15,6 +17,7 @@ from astropy.io import fits
 from nightflow import detector as detectors
 from nightflow.combine import ArrayRows
 from nightflow.detector import SignalRows
+from nightflow.photontransfer import clipped_deviation, sample
 from nightflow.products import Image, MaskBit, RejectedFrame, clean_header
 from nightflow.rawfiles import read_raw
 
@@ -163,11 +166,14 @@ class DarkSubtracted:
         -----
         ``max(s, 0) + read_noise**2 + gain**2 ((1 - k)**2 var(bias) + k**2 var(dark))`` with s the signal above the
         pedestal before the dark is subtracted, since the dark current has photon-like noise of its own. The terms of
-        the masters follow from ``light - (1 - k) bias - k dark``.
+        the masters follow from ``light - (1 - k) bias - k dark``. Where the gain is unknown, the noise of neighbouring
+        pixels tells how much variance comes with a signal like the sky's.
         """
         rows = slice(start, stop)
         signal, slope = self._above_pedestal(rows)
-        variance = np.zeros_like(signal) if self.gain is None else np.maximum(signal, 0)
+        variance = np.maximum(signal, 0)
+        if self.gain is None:
+            variance = np.float32(self._scatter[0]) + np.float32(self._scatter[1]) * variance
         if self.read_noise is not None:
             variance += self.signal.noise_factor * np.square(_part(self.read_noise, rows) * slope)
         variance += self._masters_variance(rows)
@@ -203,6 +209,18 @@ class DarkSubtracted:
             variance = variance + np.square(np.float32(self.scale) * self.dark.uncertainty[rows])
         return variance if self.gain is None else variance * np.square(_part(self.gain, rows))
 
+    @cached_property
+    def _scatter(self) -> tuple[float, float]:
+        """For pixels in ADU: variance at zero signal beyond the read noise, and variance for each ADU of signal.
+
+        From the differences of pixels two columns apart, which in a Bayer pattern have the same colour.
+        """
+        band = sample(_Signal(self))
+        read_variance = 0.0 if self.read_noise is None else float(np.mean(self.read_noise)) ** 2
+        photons = max(clipped_deviation(band[:, 2:] - band[:, :-2]) ** 2 / 2 - read_variance, 0.0)
+        level = float(np.nanmedian(band))
+        return (0.0, photons / level) if level > 0 else (photons, 0.0)
+
     def _read_noise(self) -> np.ndarray | float | None:
         """The detector's, else as measured on the bias frames, else, a little too much, on the dark frames."""
         amps = self.signal.amplifiers
@@ -212,6 +230,20 @@ class DarkSubtracted:
             if master is not None and card in master.header:
                 return master.header[card] * (1.0 if self.gain is None else self.gain)
         return None
+
+
+@dataclass(frozen=True)
+class _Signal:
+    """A frame's signal above its pedestal, with the dark current."""
+
+    frame: DarkSubtracted
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.frame.shape
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        return self.frame._above_pedestal(slice(start, stop))[0]
 
 
 def pedestal_of(signal: SignalRows, detector: dict, bias: Image | None, required: bool) -> np.ndarray | float | None:
@@ -361,13 +393,13 @@ def _level(pedestal: np.ndarray | float | None) -> float:
 
 def _variance_model(frame: DarkSubtracted) -> str:
     terms = []
-    if frame.gain is not None:
-        terms.append("photons" if frame.pedestal is not None else "photons (pedestal unknown)")
+    photons = "photons" if frame.gain is not None else "scatter of the frame"
+    terms.append(photons if frame.pedestal is not None else f"{photons} (pedestal unknown)")
     if frame.read_noise is not None:
         terms.append("read noise")
     if frame.bias is not None or frame.dark is not None:
         terms.append("masters")
-    return ", ".join(terms) or "none"
+    return ", ".join(terms)
 
 
 def _shift_reference_pixel(cards: fits.Header, signal: SignalRows) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nightflow import sources
+from nightflow import sky, sources
 from nightflow.products import UNUSABLE, Image, MaskBit
 
 DEFAULTS = {
@@ -32,6 +32,8 @@ DEFAULTS = {
     "test_psf": True,
 }
 _LACOSMIC_OPTIONS = tuple(name for name in DEFAULTS if name not in ("engine", "test_psf"))
+# Side (px) of the smallest image; astroscrappy writes outside its arrays on images narrower than its filters.
+_SMALLEST = 16
 # Fewest stars from which the frame's own PSF is measured.
 _FEWEST_STARS = 5
 # A pixel that a hypothesis does not explain costs no more than this many units of chi squared.
@@ -80,7 +82,8 @@ def find_cosmic_rays(image: Image, options: Mapping | None = None):
     Parameters
     ----------
     image : `~nightflow.products.Image`
-        Calibrated frame in electrons with the sky in it. Bad and saturated pixels are never flagged.
+        Calibrated frame in electrons with the sky in it. Bad and saturated pixels are never flagged, nor is anything
+        in an image narrower than 16 px.
     options : mapping, optional
         L.A.Cosmic's parameters under astroscrappy's names; ``engine``; ``test_psf`` (False gives L.A.Cosmic's own
         mask).
@@ -102,8 +105,8 @@ def find_cosmic_rays(image: Image, options: Mapping | None = None):
     if options["engine"] != "astroscrappy":
         raise ValueError(f"cosmic_rays.engine is astroscrappy, not {options['engine']!r}")
     unusable = (image.mask & int(UNUSABLE | MaskBit.SATURATED)) != 0
-    unusable |= ~np.isfinite(image.data) | ~np.isfinite(image.uncertainty)
-    if unusable.all():
+    unusable |= ~np.isfinite(image.data) | ~(image.uncertainty > 0)
+    if unusable.all() or min(image.shape) < _SMALLEST:
         return np.zeros(image.shape, dtype=bool)
     pixels, sigma = _filled(image.data, unusable), _filled(image.uncertainty, unusable)
     candidates = _astroscrappy(pixels, sigma, unusable, options)
@@ -129,7 +132,8 @@ def _astroscrappy(pixels, sigma, unusable, options):
         gain=1.0,
         satlevel=np.inf,  # saturated pixels are in the mask
         verbose=False,
-        **{name: options[name] for name in _LACOSMIC_OPTIONS},
+        **{name: options[name] for name in _LACOSMIC_OPTIONS if name != "psfk"},
+        psfk=None if options["psfk"] is None else np.asarray(options["psfk"], dtype=np.float32),
     )
     return rays
 
@@ -174,7 +178,7 @@ def provisional_psf(pixels, sigma, unusable, options) -> PointSpread:
     -------
     psf : PointSpread
     """
-    level, _ = sources.sky.local_sky(pixels, ~unusable, 64)
+    level, _ = sky.local_sky(pixels, ~unusable, 64)
     flat = Image(np.where(unusable, np.float32(0), pixels - level), np.where(unusable, 4, 0).astype(np.uint16), sigma)
     measured = sources.bright_shapes(flat)
     # rays are sharper than any usable focus, or elongated
@@ -188,9 +192,9 @@ def provisional_psf(pixels, sigma, unusable, options) -> PointSpread:
         variance = (options["psffwhm"] / sources.FWHM_OF_SIGMA) ** 2
         return PointSpread((variance, variance, 0.0), float(options["psfbeta"]))
     moments = [float(np.median(m[stars])) for m in (xx, yy, xy)]
-    ratio = float(np.clip(np.median(width[stars] / measured[3][stars]), 0.8, 0.99))
-    factor = 1 / (1 + 0.94 * (1 - ratio))
-    return PointSpread(tuple(m * factor**2 for m in moments), 1 / (2.4 * (1 - ratio)), int(stars.sum()))
+    ratio = np.median(width[stars] / measured[3][stars])
+    factor = float(sources.core_factor(ratio)) ** 2
+    return PointSpread(tuple(m * factor for m in moments), float(sources.moffat_exponent(ratio)), int(stars.sum()))
 
 
 def separable_median(image):
@@ -214,15 +218,10 @@ def _peaks(pixels, tested):
 
     labels, count = ndimage.label(tested, structure=np.ones((3, 3)))
     y, x = np.nonzero(tested)
-    padded = np.pad(pixels, 1, constant_values=-np.inf)
-    value, region = pixels[y, x], labels[y, x]
-    highest = np.ones(y.size, dtype=bool)
-    for dy, dx in ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)):
-        neighbour = padded[y + 1 + dy, x + 1 + dx]
-        highest &= (value > neighbour) if (dy, dx) < (0, 0) else (value >= neighbour)
+    region, highest = labels[y, x], sources.local_maxima(pixels, y, x, reach=1)
     has_peak = np.zeros(count + 1, dtype=bool)
     has_peak[region[highest]] = True
-    order = np.lexsort((-value, region))
+    order = np.lexsort((-pixels[y, x], region))
     first = order[np.searchsorted(region[order], np.flatnonzero(~has_peak[1:]) + 1)]
     highest[first] = True
     return y[highest], x[highest]

@@ -52,31 +52,51 @@ class Explanation:
     missing: dict
 
 
-def load_dialects(own: str | None = None) -> dict[str, Instrument]:
-    """The header dialects that come with nightflow, and the user's `own` file.
+def load_dialects() -> dict[str, Instrument]:
+    """The header dialects that come with nightflow, by name."""
+    return resolve(_definitions(sorted((_ROOT / "config" / "instruments").glob("*.yaml"))))
+
+
+def dialects_for(instrument: str) -> tuple[dict[str, Instrument], str]:
+    """All dialects, and the one to use.
+
+    Parameters
+    ----------
+    instrument : str
+        ``auto``, the name of a dialect, or an instrument file of the user's.
 
     Raises
     ------
     InstrumentError, nightflow.configuration.ConfigurationError
-        If the file is missing or says something unknown.
+        If the name or the file is unknown, or the file says something unknown.
     """
+    files = sorted((_ROOT / "config" / "instruments").glob("*.yaml"))
+    if instrument.endswith((".yaml", ".yml")):
+        own = _definitions([Path(instrument)])
+        return resolve(_definitions(files) | own), min(own)
+    dialects = resolve(_definitions(files))
+    if instrument != "auto" and instrument not in dialects:
+        known = ", ".join(sorted(dialects))
+        raise InstrumentError(f"instrument '{instrument}' is unknown; known are auto, {known}, or a file ending in .yaml")
+    return dialects, instrument
+
+
+def _definitions(files: list[Path]) -> dict[str, dict]:
+    """Contents of instrument files by the names that they give themselves."""
     import yaml
 
     schema = yaml.safe_load((_ROOT / "workflow" / "schemas" / "instrument.schema.yaml").read_text(encoding="utf-8"))
-    files = sorted((_ROOT / "config" / "instruments").glob("*.yaml"))
-    if own is not None:
-        if not Path(own).is_file():
-            raise InstrumentError(f"instrument file '{own}' not found")
-        files.append(Path(own))
     definitions = {}
     for file in files:
+        if not file.is_file():
+            raise InstrumentError(f"instrument file '{file}' not found")
         try:
             definition = yaml.safe_load(file.read_text(encoding="utf-8"))
         except yaml.YAMLError as error:
             raise InstrumentError(f"instrument file '{file}' is no YAML: {' '.join(str(error).split())}") from error
         configuration.check(definition, schema, f"instrument file '{file}'")
         definitions[definition["name"]] = definition
-    return resolve(definitions)
+    return definitions
 
 
 def explain(files: list[inventory.RawFile], dialects: dict[str, Instrument], instrument: str) -> list[Explanation]:
@@ -132,7 +152,7 @@ def _group_lines(members: list[Explanation]) -> Iterator[str]:
         yield f"  {frame.path}{hdu}  {'  '.join(fact for fact in facts if fact)}".rstrip().replace("\n", " ")
     for name in _SHOWN:
         if name in first.origins:
-            yield f"    {name:14} {_text(first.values[name]):28} from {first.origins[name]}"
+            yield f"    {name:14} {_text(first.values[name]):28} from {first.origins[name] or 'nothing in the header'}"
     for name, effect in first.missing.items():
         yield f"    {name:14} missing: {effect}"
     if first.missing:
@@ -157,7 +177,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     arguments = parser.parse_args(argv)
     try:
-        dialects, name = _dialects_for(arguments.instrument)
+        dialects, name = dialects_for(arguments.instrument)
         files = [file for path in arguments.paths for file in _files(path)]
     except (InstrumentError, configuration.ConfigurationError, OSError) as error:
         print(f"explain: {error}", file=sys.stderr)
@@ -168,21 +188,6 @@ def main(argv: list[str] | None = None) -> int:
     for line in lines(explain(files, dialects, name)):
         print(line.encode("utf-8", "backslashreplace").decode())
     return 0
-
-
-def _dialects_for(instrument: str) -> tuple[dict[str, Instrument], str]:
-    if instrument.endswith((".yaml", ".yml")):
-        known = load_dialects()
-        dialects = load_dialects(instrument)
-        (own,) = [name for name in dialects if dialects[name] is not known.get(name)][-1:]
-        return dialects, own
-    dialects = load_dialects()
-    if instrument != "auto" and instrument not in dialects:
-        raise InstrumentError(
-            f"instrument '{instrument}' is unknown; known are auto, {', '.join(sorted(dialects))}, or a file ending in "
-            ".yaml"
-        )
-    return dialects, instrument
 
 
 def _files(path: str) -> list[inventory.RawFile]:

@@ -95,6 +95,16 @@ class Frame:
     def reject(self, reason: str) -> None:
         self.status, self.reason = REJECTED, reason
 
+    @property
+    def trimmed_shape(self) -> str | None:
+        """``nx x ny`` of the pixels that see light, as they are left after trimming."""
+        amplifiers = self.detector.get("amplifiers") or [{"data": self.detector.get("trim")}]
+        sections = [amplifier["data"] for amplifier in amplifiers]
+        if None in sections:
+            return self.shape
+        rows, columns = ({i for section in sections for i in range(*section[axis])} for axis in (0, 1))
+        return f"{len(columns)}x{len(rows)}"
+
     def identity(self) -> dict:
         """What names this frame in tables."""
         return {"frame": self.frame, "target": self.target, "filter": self.filter, "date_obs": self.date_obs}
@@ -159,6 +169,7 @@ def build(
     site: dict | None = None,
     detector: dict | None = None,
     split_colours: bool = True,
+    ready: bool = False,
 ) -> list[Frame]:
     """Frames of a scan, in order of date and id.
 
@@ -177,6 +188,8 @@ def build(
         Detector properties that replace the header's.
     split_colours : bool
         Whether a light of a one-shot colour camera becomes a frame for each of its channels.
+    ready : bool
+        Whether these are ready-made masters, so that ``Master Dark`` and ``DARK`` are the same kind.
     """
     frames = []
     for file, content in zip(files, headers, strict=True):
@@ -185,6 +198,8 @@ def build(
             continue
         for hdu, dialect, values, several in understood(file.name, content, instruments, instrument):
             values.update({k: v for k, v in (detector or {}).items() if v is not None})
+            if ready:
+                values["kind"] = _kind_of_master(hdu["cards"], dialect, file.name)
             frame = Frame(frame_id(file.name, hdu["hdu"], several), file.path, hdu["hdu"])
             _describe(frame, file.name, hdu, values, dialect, overrides or [], site or {})
             split = split_colours and frame.detector["bayer"] and frame.kind == "light"
@@ -212,6 +227,16 @@ def understood(name: str, content: dict, instruments: dict[str, Instrument], ins
         for chip, (hdu, _, values, _) in zip(named, rows, strict=True):
             values["chip"] = chip if chip and named.count(chip) == 1 else f"hdu{hdu['hdu']}"
     return rows
+
+
+def _kind_of_master(cards: dict, dialect: Instrument, name: str) -> str | None:
+    """Kind of a ready-made master, from its card for the kind, else from its path."""
+    texts = [str(cards[keyword]) for keyword in dialect.keywords["kind"] if keyword in cards]
+    for text in (*texts, name.rsplit("/", 1)[-1], name):
+        for kind, words in (("dark", ("dark",)), ("flat", ("flat",)), ("bias", ("bias", "zero", "offset"))):
+            if any(word in text.lower() for word in words):
+                return kind
+    return None
 
 
 def _channels(frame: Frame) -> list[Frame]:

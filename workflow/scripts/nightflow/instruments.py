@@ -37,7 +37,7 @@ class Instrument:
     kinds : list of dict
         Conditions and the kind (``is``) that they mean, the first that fits decides.
     blank : list of str
-        Patterns of texts that say nothing, such as ``N/A``.
+        Texts that say nothing, in lower case, such as ``n/a``.
     values : dict of str to dict
         By standard name: patterns and what they stand for.
     units, time, plausible, defaults, extensions : dict
@@ -79,7 +79,11 @@ def resolve(definitions: dict[str, dict]) -> dict[str, Instrument]:
     InstrumentError
         For an unknown or circular ``extends``.
     """
-    return {name: Instrument(**_extended(name, definitions, ())) for name in definitions}
+    merged = {name: _extended(name, definitions, ()) for name in definitions}
+    return {
+        name: Instrument(**definition | {"blank": [str(text).lower() for text in definition.get("blank", [])]})
+        for name, definition in merged.items()
+    }
 
 
 def _extended(name: str, definitions: dict[str, dict], seen: tuple) -> dict:
@@ -185,7 +189,7 @@ def _lookup(name: str, cards: dict, instrument: Instrument) -> tuple[object, str
 
 def _says_nothing(text: str, instrument: Instrument) -> bool:
     text = text.strip()
-    return not text or (bool(instrument.blank) and _fits(text, instrument.blank))
+    return not text or text.lower() in instrument.blank
 
 
 def _standard(name: str, value, instrument: Instrument):
@@ -237,9 +241,11 @@ def _fits(value, pattern) -> bool:
     if isinstance(pattern, dict):
         number = as_number(value)
         return number is not None and number >= pattern.get("min", -math.inf) and number <= pattern.get("max", math.inf)
-    alternatives = pattern if isinstance(pattern, list) else [pattern]
-    text = str(value).strip().lower()
-    return any(fnmatchcase(text, str(one).lower()) for one in alternatives)
+    if isinstance(pattern, (int, float)):
+        return value == pattern or as_number(value) == pattern
+    if isinstance(pattern, list):
+        return any(_fits(value, one) for one in pattern)
+    return fnmatchcase(str(value).strip().lower(), pattern.lower())
 
 
 def _amplifiers(cards: dict, instrument: Instrument) -> list[dict] | None:

@@ -59,6 +59,11 @@ def read_light(path: str, hdu: int | None, cards: dict) -> tuple[np.ndarray, fit
         raise RejectedFrame(verdict.reason, header) from verdict
 
 
+def shape_of(path: str, hdu: int) -> tuple[int, int]:
+    """Rows and columns of a raw frame."""
+    return RawFile(path, hdu).shape
+
+
 def _merged_header(path: str, raw: RawFile) -> fits.Header:
     """The image's own cards, and those of the primary header that it lacks."""
     header = clean_header(raw.header)

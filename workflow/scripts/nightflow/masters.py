@@ -11,17 +11,19 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from astropy.io import fits
 
+from nightflow import bayer
 from nightflow import detector as detectors
 from nightflow.badpixels import find_bad_pixels
 from nightflow.calibration import DarkSubtracted, exposure_tolerance, pedestal_of
 from nightflow.combine import Combined, NoiseModel, Rejection, combine
 from nightflow.detector import SignalRows
 from nightflow.photontransfer import measure_gain, measure_read_noise, sample
-from nightflow.products import Image, MaskBit, RejectedFrame, clean_header
+from nightflow.products import Image, MaskBit, RejectedFrame, clean_header, read_image
 from nightflow.rawfiles import RawFile
 
 __all__ = ["find_bad_pixels", "make_bias", "make_dark", "make_flat"]
@@ -46,8 +48,8 @@ def make_bias(
         ``method``: ``median``, ``mean`` or ``clipped_mean``, which leaves out values further from the median than
         ``clip_low`` or ``clip_high`` standard deviations, these with ``clip_fraction`` of the level added in
         quadrature; ``memory_mb``; ``overscan_*``.
-    hdu : int or str, optional
-        Extension to read.
+    hdu : int or str, or a sequence of these, optional
+        Extension to read, one for all frames or one for each.
     header : `~astropy.io.fits.Header`, optional
         Cards for the master; those of the first frame by default.
 
@@ -177,7 +179,111 @@ def make_flat(
         cards[card] = ("none" if master is None else "applied", f"master {card[3:].lower()}")
     for reason in left_out:
         cards.add_history(f"left out: {reason}")
-    return _normalised(_master(combined, cards, ""), norm, options)
+    return _normalised(_master(combined, cards, ""), norm, options, bayer.trimmed_pattern(detector))
+
+
+def exposure_levels(chips: Sequence[dict], options: dict) -> dict[str, float]:
+    """One level for each exposure of a camera with several chips: the mean over the good pixels of all of them.
+
+    Divided by these, the flats of the chips keep their relative sensitivity, and their common mean is 1.
+
+    Parameters
+    ----------
+    chips : sequence of dict
+        For each chip ``paths``, ``hdu``, ``exptimes``, ``detector``, ``bias`` and ``dark`` as `make_flat` takes them.
+    options : dict
+        As in `make_flat`.
+
+    Returns
+    -------
+    dict of str to float
+        Level in electron (ADU where the gain is unknown) by path, of exposures that every chip can use.
+    """
+    found = {}
+    for chip in chips:
+        frames = _open_frames(chip["paths"], chip["detector"], options, chip["hdu"], chip["exptimes"])
+        for frame in frames:
+            signal = DarkSubtracted(
+                frame.signal, frame.exptime, chip["detector"], chip["bias"], chip["dark"], exposure_tolerance(options)
+            )
+            pixels = sample(signal)
+            good = pixels[pixels > options.get("low_response", 0.2) * np.nanmedian(pixels)]
+            found.setdefault(str(frame.raw.path), []).append((float(good.sum(dtype=np.float64)), good.size))
+    complete = {path: parts for path, parts in found.items() if len(parts) == len(chips)}
+    return {path: sum(total for total, _ in parts) / sum(n for _, n in parts) for path, parts in complete.items()}
+
+
+def common_levels(table, frames: Sequence) -> dict:
+    """What `make_flat` needs to share one normalisation with other chips, from a table of `exposure_levels`.
+
+    Raises
+    ------
+    RejectedFrame
+        If the table has not all of the `frames`.
+    """
+    lines = Path(table).read_text(encoding="utf-8").splitlines()[1:]
+    levels = {path: float(level) for path, level in (line.split("\t") for line in lines)}
+    lacking = [str(frame) for frame in frames if str(frame) not in levels]
+    if lacking:
+        raise RejectedFrame(f"no level common to all chips for {', '.join(lacking)}: see the log of {Path(table).stem}")
+    return {"levels": [levels[str(frame)] for frame in frames], "norm": 1.0}
+
+
+def cut_outs(masters: dict[str, Image | None], corners: dict, shape: tuple[int, int]) -> dict[str, Image | None]:
+    """The parts of masters that a windowed frame covers.
+
+    Parameters
+    ----------
+    masters : dict of str to Image or None
+        By kind.
+    corners : dict of str to (int, int) or None
+        Row and column where the window begins; None leaves a master as it is.
+    shape : tuple of int
+        Rows and columns of the window.
+    """
+    return {kind: _cut_out(master, corners[kind], shape) for kind, master in masters.items()}
+
+
+def _cut_out(master: Image | None, corner: tuple[int, int] | None, shape: tuple[int, int]) -> Image | None:
+    if master is None or corner is None:
+        return master
+    (y, x), (ny, nx) = corner, shape
+    planes = (plane[y : y + ny, x : x + nx].copy() for plane in (master.data, master.mask, master.uncertainty))
+    return Image(*planes, master.header)
+
+
+def read_library_master(path, hdu: int, kind: str, options: dict) -> Image:
+    """A ready-made master: a product of nightflow as it is, any other image as a master without noise of its own.
+
+    Parameters
+    ----------
+    path : path-like
+    hdu : int
+        Where the image is.
+    kind : {'bias', 'dark', 'flat'}
+        Bias and dark are in ADU, and the dark holds the bias; a flat may have any mean.
+    options : dict
+        ``low_response``.
+
+    Raises
+    ------
+    RejectedFrame
+        If the file cannot be read, or is a product that was rejected.
+    """
+    header = RawFile(path, hdu).header
+    if "NFVERS" in header:
+        image = read_image(path)
+    else:
+        data = RawFile(path, hdu).read()
+        mask = np.where(np.isfinite(data), np.uint16(0), np.uint16(MaskBit.NO_DATA))
+        cards = clean_header(header)
+        cards["IMAGETYP"], cards["BUNIT"] = kind.upper(), "" if kind == "flat" else "adu"
+        if kind == "dark" and "EXPTIME" not in cards and "EXPOSURE" in cards:
+            cards["EXPTIME"] = (cards["EXPOSURE"], "[s] exposure time")
+        image = Image(data, mask, np.zeros_like(data), cards)
+        image = _normalised(image, None, options) if kind == "flat" else image
+    image.header["LIBRARY"] = (RawFile(path, hdu).path.name[:60], "ready-made master")
+    return image
 
 
 @dataclass
@@ -235,8 +341,9 @@ def _linear(signal: SignalRows, detector: dict, bias: Image | None) -> SignalRow
 def _open_frames(paths, detector, options, hdu, exptimes=None, levels=None) -> list[_Frame]:
     """Open the usable frames; those that are damaged or of another shape are left out with a warning."""
     exptimes, levels = ([None] * len(paths) if given is None else given for given in (exptimes, levels))
+    hdus = hdu if isinstance(hdu, (list, tuple)) else [hdu] * len(paths)
     frames, reasons = [], []
-    for path, exptime, level in zip(paths, exptimes, levels, strict=True):
+    for path, hdu, exptime, level in zip(paths, hdus, exptimes, levels, strict=True):
         try:
             frame = _open_frame(path, detector, options, hdu, exptime, level)
             if frames and frame.signal.shape != frames[0].signal.shape:
@@ -358,17 +465,32 @@ def _flat_noise(frames: list[_Frame], flats: list[DarkSubtracted]) -> NoiseModel
     return NoiseModel(read_noise=read_noise, gain=gain, scales=[1 / frame.level for frame in frames])
 
 
-def _normalised(flat: Image, norm: float | None, options: dict) -> Image:
-    """Divide a flat by its mean over good pixels, in place, and flag low response."""
-    lowest = options.get("low_response", 0.2)
-    with np.errstate(invalid="ignore"):
-        good, low = flat.data >= lowest, flat.data < lowest
-    if not good.any():
+def _normalised(flat: Image, norm: float | None, options: dict, pattern: str | None = None) -> Image:
+    """Divide a flat by its mean over good pixels, in place, and flag low response; each colour of a mosaic by itself."""
+    norms = []
+    for part in bayer.phases(flat.shape, pattern):
+        norms.append(_normalise(flat.data[part], flat.uncertainty[part], flat.mask[part], norm, options))
+    if None in norms:
         raise RejectedFrame("the flat has no pixel with a usable response", flat.header)
-    norm = float(flat.data[good].mean(dtype=np.float64)) if norm is None else norm
-    flat.data /= np.float32(norm)
-    flat.uncertainty /= np.float32(norm)
-    flat.data[low], flat.uncertainty[low] = 1, 0
-    flat.mask[low] |= np.uint16(MaskBit.LOW_RESPONSE)
-    flat.header["FLATNORM"] = (norm, "mean response before the normalisation")
+    flat.header["FLATNORM"] = (float(np.mean(norms)), "mean response before the normalisation")
     return flat
+
+
+def _normalise(data, uncertainty, mask, norm: float | None, options: dict) -> float | None:
+    """Divide by `norm`, else by the mean over good pixels, in place; that number, or None without a good pixel."""
+    lowest = options.get("low_response", 0.2) * _typical(data, norm)
+    with np.errstate(invalid="ignore"):
+        good, low = data >= lowest, data < lowest
+    if not good.any():
+        return None
+    norm = float(data[good].mean(dtype=np.float64)) if norm is None else norm
+    data /= np.float32(norm)
+    uncertainty /= np.float32(norm)
+    data[low], uncertainty[low] = 1, 0
+    mask[low] |= np.uint16(MaskBit.LOW_RESPONSE)
+    return norm
+
+
+def _typical(data: np.ndarray, norm: float | None) -> float:
+    """Response in units of which the lowest useful one is given: that of a typical pixel."""
+    return abs(float(np.nanmedian(data))) if norm is None and np.isfinite(data).any() else 1.0

@@ -32,7 +32,9 @@ class Master:
     mjd : float or None
         Mean time of the inputs.
     bias, dark : str or None
-        The masters that a flat's inputs are reduced with.
+        The masters that a flat's inputs are reduced with; a dark needs a bias where its camera is not linear.
+    ready : bool
+        Whether it is ready-made, its only input.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Master:
     bias: str | None = None
     dark: str | None = None
     notes: list[str] = field(default_factory=list)
+    ready: bool = False
 
     @property
     def like(self) -> Frame:
@@ -80,6 +83,16 @@ def find_masters(frames: list[Frame], criteria: dict) -> dict[str, Master]:
         for cluster in _split_by_temperature(members, criteria[members[0].kind].get("temperature")):
             master = _master(cluster, criteria)
             masters[master.name] = master
+    return dict(sorted(masters.items()))
+
+
+def ready_masters(frames: list[Frame]) -> dict[str, Master]:
+    """Masters of a library by name: one for each frame, which is bias, dark or flat already combined."""
+    masters = {}
+    for frame in frames:
+        if frame.status == OK and frame.kind in ("bias", "dark", "flat"):
+            name = f"library_{frame.frame}"
+            masters[name] = Master(name, frame.kind, [frame], frame.mjd_mid, frame.temperature, ready=True)
     return dict(sorted(masters.items()))
 
 
@@ -175,15 +188,44 @@ def _compare(frame, master: Master, criteria: dict, scalable: bool) -> tuple[lis
 
 def _compare_settings(own: Frame, master: Master, columns: list[str]) -> tuple[list[str], list[str]]:
     failed, notes = [], []
+    corner = window_corner(own, master.like)
     for name in columns:
-        wanted, offered = getattr(own, name), getattr(master.like, name)
-        if wanted == offered:
+        wanted, offered = _setting(own, name, master.ready), _setting(master.like, name)
+        if wanted == offered or (name in ("shape", "window") and corner is not None):
             continue
         if wanted is None or offered is None:
             notes.append(f"{name} known only of the {master.kind if offered is not None else own.kind}")
         else:
             failed.append(f"{name} {offered} instead of {wanted}")
     return failed, notes
+
+
+def shape_of(master: Master) -> str | None:
+    """``nx x ny`` of a master's own pixels."""
+    return master.like.shape if master.ready else master.like.trimmed_shape
+
+
+def _setting(frame: Frame, name: str, trimmed: bool = False) -> str | float | None:
+    """A column to compare; a channel of a colour frame has the filter of its flats, ready masters are trimmed."""
+    if name == "filter" and frame.glass is not None:
+        return frame.glass
+    return frame.trimmed_shape if name == "shape" and trimmed else getattr(frame, name)
+
+
+def window_corner(frame: Frame, full: Frame) -> tuple[int, int] | None:
+    """Row and column of `full` where the window of `frame` begins, or None if it is not a smaller window inside it.
+
+    Frames with overscan or trimmed borders have no windows that could be cut out.
+    """
+    if frame.window is None or frame.shape == full.shape or frame.binning != full.binning:
+        return None
+    if any(f.detector.get(section) for f in (frame, full) for section in ("trim", "overscan", "amplifiers")):
+        return None
+    (x, y), (x0, y0) = ([float(part) for part in (f.window or "0,0").split(",")] for f in (frame, full))
+    (nx, ny), (full_nx, full_ny) = ([int(part) for part in f.shape.split("x")] for f in (frame, full))
+    column, row = int(x - x0), int(y - y0)
+    inside = column >= 0 and row >= 0 and column + nx <= full_nx and row + ny <= full_ny
+    return (row, column) if inside else None
 
 
 def _wrong_temperature(own: float | None, offered: float | None, tolerance: float | None) -> str | None:
@@ -238,7 +280,7 @@ def assign(frames: list[Frame], masters: dict[str, Master], policy: dict) -> Non
     masters : dict of str to `Master`
         Changed in place; flats that nothing can reduce are taken out.
     policy : dict
-        ``calibration`` of the configuration: ``match``, ``exposure_tolerance`` and ``missing``.
+        ``calibration`` of the configuration: ``match``, ``exposure_tolerance``, ``missing`` and ``flat_without_bias``.
 
     Raises
     ------
@@ -248,11 +290,14 @@ def assign(frames: list[Frame], masters: dict[str, Master], policy: dict) -> Non
     criteria, missing = dict(policy["match"]), policy["missing"]
     criteria["dark"] = {**criteria["dark"], "exposure": policy["exposure_tolerance"]}
     refused = {}
-    for flat in [m for m in masters.values() if m.kind == "flat"]:
+    for dark in [m for m in masters.values() if m.kind == "dark" and not m.ready]:
+        if dark.like.detector.get("linearity"):
+            dark.bias = _name(match(dark, "bias", masters, criteria).master)
+    for flat in [m for m in masters.values() if m.kind == "flat" and not m.ready]:
         bias, dark = _bias_and_dark(flat, masters, criteria)
         flat.bias, flat.dark = _name(bias.master), _name(dark.master)
         flat.notes = bias.notes + dark.notes
-        if flat.bias is None and flat.dark is None and missing != "warn":
+        if flat.bias is None and flat.dark is None and not (_has_level(flat.like) or _is_allowed(policy)):
             refused[flat.name] = (
                 f"{flat.name} was refused: neither bias nor dark for the flats, so that vignetting would invert"
             )
@@ -273,9 +318,21 @@ def assign(frames: list[Frame], masters: dict[str, Master], policy: dict) -> Non
         raise NoCalibration("\n".join(_sentence(lights, lacking) for lacking, lights in problems.items()))
 
 
+def _has_level(frame: Frame) -> bool:
+    """Whether the frame itself tells its level without light."""
+    amplifiers = frame.detector.get("amplifiers") or [{}]
+    overscanned = bool(frame.detector.get("overscan")) or all(amp.get("overscan") for amp in amplifiers)
+    return overscanned or frame.detector.get("pedestal") is not None
+
+
+def _is_allowed(policy: dict) -> bool:
+    return policy["missing"] == "warn" or policy.get("flat_without_bias", False)
+
+
 def _bias_and_dark(frame, masters: dict, criteria: dict) -> tuple[Match, Match]:
     bias = match(frame, "bias", masters, criteria)
-    return bias, match(frame, "dark", masters, criteria, scalable=bias.master is not None)
+    own = frame.like if isinstance(frame, Master) else frame
+    return bias, match(frame, "dark", masters, criteria, scalable=bias.master is not None or _has_level(own))
 
 
 def _name(master: Master | None) -> str | None:
@@ -289,7 +346,8 @@ def _assign_light(light: Frame, masters: dict, criteria: dict, refused: dict) ->
     light.bias, light.dark, light.flat = _name(bias.master), _name(dark.master), _name(flat.master)
     remarks = [*bias.notes, *dark.notes, *flat.notes]
     if dark.master is not None and not _same_exposure(light, dark.master, criteria["dark"]):
-        remarks.append(f"dark of {dark.master.exptime:g} s scaled by {light.exptime / dark.master.exptime:.4g}")
+        up = " up, and its noise with it," if light.exptime > dark.master.exptime else ""
+        remarks.append(f"dark of {dark.master.exptime:g} s scaled{up} by {light.exptime / dark.master.exptime:.4g}")
     if dark.master is None and bias.master is not None:
         remarks.append(f"no dark: {'; '.join(dark.failures)}")
     for found in (bias, dark, flat):
@@ -298,9 +356,11 @@ def _assign_light(light: Frame, masters: dict, criteria: dict, refused: dict) ->
     light.reason = "; ".join(dict.fromkeys(remarks))
     lacking = []
     if bias.master is None and dark.master is None:
-        lacking.append(
-            f"no bias and no dark of its exposure: {'; '.join(dict.fromkeys(bias.failures + dark.failures))}"
-        )
+        failures = "; ".join(dict.fromkeys(bias.failures + dark.failures))
+        if _has_level(light):
+            light.reason = "; ".join(filter(None, [light.reason, f"no bias, level from the frame itself: {failures}"]))
+        else:
+            lacking.append(f"no bias and no dark of its exposure: {failures}")
     if flat.master is None:
         reasons = list(refused.values()) if refused else flat.failures
         lacking.append(f"no flat for filter {light.filter}: {'; '.join(reasons)}")
@@ -321,9 +381,13 @@ def reject_odd_shapes(frames: list[Frame]) -> None:
     for frame in frames:
         if frame.status == OK and frame.kind in ("bias", "dark", "flat"):
             shapes[frame.instrument, frame.binning].add(frame.shape)
+    like = {(f.instrument, f.binning, f.shape): f for f in frames if f.kind in ("bias", "dark", "flat")}
     for frame in frames:
         known = shapes.get((frame.instrument, frame.binning))
-        if frame.status == OK and frame.kind == "light" and known and frame.shape not in known:
+        if frame.status != OK or frame.kind != "light" or not known or frame.shape in known:
+            continue
+        full = (like[frame.instrument, frame.binning, shape] for shape in known)
+        if all(window_corner(frame, one) is None for one in full):
             frame.reject(
                 f"shape {frame.shape}, but the calibration frames of this camera are {', '.join(sorted(known))}"
             )

@@ -10,7 +10,7 @@ import os
 
 import numpy as np
 
-from nightflow import sky, sources
+from nightflow import photometry, sky, sources
 from nightflow.products import Image, MaskBit, RejectedFrame, replacing
 
 #: Columns of the sky table.
@@ -55,7 +55,7 @@ def subtract_sky(masked: Image, options: dict) -> tuple[Image, dict]:
 
 
 def measure_sources(subtracted: Image, options: dict):
-    """Sources of a sky-subtracted frame; seeing and elongation go into its header.
+    """Sources of a sky-subtracted frame; seeing, elongation and aperture correction go into its header.
 
     Returns
     -------
@@ -68,6 +68,9 @@ def measure_sources(subtracted: Image, options: dict):
         subtracted.header["ELLIPT"] = (float(ellipticity), "median ellipticity of the stars")
     subtracted.header["NSTARS"] = (int(stars), "stars that FWHM was measured on")
     subtracted.header["NSOURCES"] = (len(table), "sources found")
+    for card, size in zip(("NFYSIZE", "NFXSIZE"), subtracted.shape, strict=True):
+        subtracted.header[card] = (size, "[pix] size of the image")
+    photometry.measure_apertures(subtracted, table, options)
     return table
 
 

@@ -27,6 +27,25 @@ class NothingToReduce(ValueError):
 
 
 @dataclass
+class Camera:
+    """A camera in one setting on one night, with frames to measure it on.
+
+    Attributes
+    ----------
+    like : `Frame`
+        A frame of it, for what the header says of the detector.
+    bias, lights : list of `Frame`
+    flats : list of list of `Frame`
+        Flats of each filter.
+    """
+
+    like: Frame
+    bias: list[Frame] = field(default_factory=list)
+    flats: list[list[Frame]] = field(default_factory=list)
+    lights: list[Frame] = field(default_factory=list)
+
+
+@dataclass
 class Plan:
     """What there is to do.
 
@@ -42,6 +61,13 @@ class Plan:
         (dark, flat) names behind each bad-pixel map.
     stacks : dict of (str, str) to list of `Frame`
         Lights by target and filter (with whatever else it takes to tell stacks apart).
+    bad_pixels_of : dict of str to str
+        The bad-pixel map of each light that has one.
+    cameras : dict of str to `Camera`
+    camera_of : dict of str to str
+        The camera of each light and each master flat.
+    mosaics : dict of str to list of `Master`
+        Flats of all chips of a camera, in one filter on one night.
     """
 
     frames: list[Frame] = field(default_factory=list)
@@ -49,6 +75,10 @@ class Plan:
     masters: dict[str, Master] = field(default_factory=dict)
     bad_pixels: dict[str, tuple] = field(default_factory=dict)
     stacks: dict[tuple[str, str], list[Frame]] = field(default_factory=dict)
+    bad_pixels_of: dict[str, str] = field(default_factory=dict)
+    cameras: dict[str, Camera] = field(default_factory=dict)
+    camera_of: dict[str, str] = field(default_factory=dict)
+    mosaics: dict[str, list[Master]] = field(default_factory=dict)
 
 
 def scan(config: dict, instruments: dict[str, Instrument], results: str) -> list[Frame]:
@@ -74,6 +104,31 @@ def scan(config: dict, instruments: dict[str, Instrument], results: str) -> list
             f"raw_dir {' '.join(repr(f) for f in folders)} holds no raw frames: "
             "looked for are .fits, .fit and .fts in any case, with .gz or .fz or without, in all folders below"
         )
+    return _described(files, instruments, _understanding(config), Path(results, ".nightflow", "frames.json"))
+
+
+def scan_library(config: dict, instruments: dict[str, Instrument], results: str) -> dict[str, Master]:
+    """Ready-made masters in the folders of ``calibration.library``, by name.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a folder does not exist.
+    """
+    folders = [canonical(folder) for folder in as_list(config["calibration"]["library"])]
+    if not folders:
+        return {}
+    try:
+        files = find_files(folders, skip=[results])
+    except FileNotFoundError as error:
+        raise FileNotFoundError(str(error).replace("raw_dir", "calibration.library")) from error
+    understanding = {**_understanding(config), "split_colours": False, "ready": True}
+    frames = _described(files, instruments, understanding, Path(results, ".nightflow", "library.json"))
+    return matching.ready_masters(frames)
+
+
+def _understanding(config: dict) -> dict:
+    """The options that decide how a header is understood."""
     overrides = config["overrides"]
     if isinstance(overrides, str):
         overrides = frame_table.read_overrides(overrides)
@@ -84,24 +139,22 @@ def scan(config: dict, instruments: dict[str, Instrument], results: str) -> list
         for name in ("gain", "read_noise", "saturation")
         if isinstance(value := config["calibration"][name], (int, float))
     }
-    understanding = {
+    return {
         "instrument": config["instrument"],
         "overrides": overrides,
         "site": config["site"],
         "detector": numbers,
         "split_colours": config["calibration"]["split_colours"],
     }
-    return _described(files, instruments, understanding, Path(results, ".nightflow"))
 
 
-def _described(files: list[RawFile], instruments: dict, understanding: dict, folder: Path) -> list[Frame]:
-    """The frames in `files`, from the last scan where nothing has changed since."""
-    path = folder / "frames.json"
+def _described(files: list[RawFile], instruments: dict, understanding: dict, path: Path) -> list[Frame]:
+    """The frames in `files`, from the last scan, kept in `path`, where nothing has changed since."""
     facts = [[(f.path, f.name, f.size, f.mtime_ns) for f in files], sorted(instruments.items()), understanding]
     key = hashlib.blake2b(repr([facts, _code_of_the_inventory()]).encode("utf-8", "surrogateescape")).hexdigest()
     frames = _remembered(path, key)
     if frames is None:
-        headers = HeaderCache(folder / "headers.json").headers(files)
+        headers = HeaderCache(path.with_name(f"{path.stem}.headers.json")).headers(files)
         frames = frame_table.build(files, headers, instruments, **understanding)
         write_if_changed(path, json.dumps({"key": key, "frames": frame_table.to_records(frames)}))
     return frames
@@ -122,8 +175,16 @@ def _code_of_the_inventory() -> str:
     return hashlib.blake2b(b"".join(Path(module.__file__).read_bytes() for module in modules)).hexdigest()
 
 
-def assemble(frames: list[Frame], config: dict) -> Plan:
+def assemble(frames: list[Frame], config: dict, library: dict[str, Master] | None = None) -> Plan:
     """Plan from the frames of a scan: match calibrations, choose the masters in use, group the stacks.
+
+    Parameters
+    ----------
+    frames : list of `Frame`
+        Changed in place, see `nightflow.matching.assign`.
+    config : dict
+    library : dict of str to `Master`, optional
+        Ready-made masters.
 
     Raises
     ------
@@ -135,15 +196,40 @@ def assemble(frames: list[Frame], config: dict) -> Plan:
     matching.reject_odd_shapes(frames)
     if not any(f.kind == "light" for f in frames):
         raise NothingToReduce(_no_lights(frames, config))
-    masters = matching.find_masters(frames, config["calibration"]["match"])
+    masters = matching.find_masters(frames, config["calibration"]["match"]) | (library or {})
     matching.assign(frames, masters, config["calibration"])
     lights = {f.frame: f for f in frames if f.kind == "light" and f.status == OK}
-    bad_pixels = {}
+    plan = Plan(frames, lights, _in_use(lights, masters))
+    plan.stacks = group_stacks(lights, config["stack"]["group_by"])
     for light in lights.values():
-        name = matching.bad_pixels_name(light.dark, light.flat)
+        pair = _bad_pixels_from(light, masters)
+        name = matching.bad_pixels_name(*pair)
         if name is not None:
-            bad_pixels[name] = (light.dark, light.flat)
-    return Plan(frames, lights, _in_use(lights, masters), bad_pixels, group_stacks(lights, config["stack"]["group_by"]))
+            plan.bad_pixels[name], plan.bad_pixels_of[light.frame] = pair, name
+    plan.cameras, plan.camera_of = find_cameras(lights, plan.masters)
+    plan.mosaics = find_mosaics(plan.masters)
+    return plan
+
+
+def _bad_pixels_from(light: Frame, masters: dict[str, Master]) -> tuple[str | None, str | None]:
+    """Dark and flat behind the bad-pixel map of a light: both if they show the same pixels, else the dark."""
+    if light.dark and light.flat:
+        dark, flat = masters[light.dark], masters[light.flat]
+        if matching.shape_of(dark) != matching.shape_of(flat):
+            return light.dark, None
+    return light.dark, light.flat
+
+
+def find_mosaics(masters: dict[str, Master]) -> dict[str, list[Master]]:
+    """Raw flats of several chips that are to share one normalisation, by name."""
+    groups = defaultdict(list)
+    for master in masters.values():
+        if master.kind == "flat" and not master.ready and master.like.chip is not None:
+            like = master.like
+            key = (like.night, like.instrument, like.binning, like.gain_setting, like.readout_mode, like.filter)
+            groups[key, tuple(sorted(frame.path for frame in master.frames))].append(master)
+    several = [members for members in groups.values() if len(members) > 1]
+    return {f"levels_{members[0].name.split('_', 1)[1]}": members for members in several}
 
 
 def _no_lights(frames: list[Frame], config: dict) -> str:
@@ -162,6 +248,42 @@ def _in_use(lights: dict[str, Frame], masters: dict[str, Master]) -> dict[str, M
     for name in sorted(names):
         names |= {n for n in (masters[name].bias, masters[name].dark) if n}
     return {name: masters[name] for name in sorted(names)}
+
+
+_MOST_FRAMES = 6  # of one kind that a camera is measured on: pairs enough for 1 %
+
+
+def find_cameras(
+    lights: dict[str, Frame], masters: dict[str, Master]
+) -> tuple[dict[str, Camera], dict[str, str]]:
+    """Cameras by name, and the camera of each light and master flat.
+
+    A light belongs to the camera on the night of its flats, so that both are put into electrons with the same gain.
+    The first lights of a camera stand for the others: a further one changes nothing.
+    """
+    raw = {name: master for name, master in masters.items() if not master.ready}
+    flats = {name: _camera_name(master.like) for name, master in raw.items() if master.kind == "flat"}
+    camera_of = flats | {name: flats.get(light.flat) or _camera_name(light) for name, light in lights.items()}
+    cameras = {}
+    for light in sorted(lights.values(), key=lambda light: (light.mjd_mid or 0, light.frame)):
+        camera = cameras.setdefault(camera_of[light.frame], Camera(light))
+        if len(camera.lights) < _MOST_FRAMES and light.path not in [frame.path for frame in camera.lights]:
+            camera.lights.append(light)
+    for name, camera in flats.items():
+        cameras[camera].flats.append(raw[name].frames[:_MOST_FRAMES])
+        if raw[name].bias in raw and not cameras[camera].bias:
+            cameras[camera].bias = raw[raw[name].bias].frames[:_MOST_FRAMES]
+    for name, light in lights.items():
+        if light.bias in raw and not cameras[camera_of[name]].bias:
+            cameras[camera_of[name]].bias = raw[light.bias].frames[:_MOST_FRAMES]
+    return cameras, camera_of
+
+
+def _camera_name(frame: Frame) -> str:
+    settings = (frame.gain_setting, frame.offset, frame.readout_mode)
+    digest = hashlib.blake2b(repr(settings).encode(), digest_size=3).hexdigest() if any(settings) else None
+    parts = (frame.night or "undated", frame.instrument, frame.chip, frame.binning, digest)
+    return "_".join(slug(part, "x").replace("_", "-") for part in parts if part)
 
 
 def group_stacks(lights: dict[str, Frame], group_by: list[str]) -> dict[tuple[str, str], list[Frame]]:

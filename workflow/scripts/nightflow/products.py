@@ -128,7 +128,10 @@ def clean_header(header: fits.Header) -> fits.Header:
 
 
 def _is_standard(card: fits.Card) -> bool:
-    return bool(re.fullmatch(r"[A-Z0-9_-]{0,8}", card.keyword)) or card.image.startswith("HIERARCH")
+    """Whether the card's keyword and value indicator are where the FITS standard wants them."""
+    image = card.image
+    commentary = image.startswith(("COMMENT ", "HISTORY ", "HIERARCH ", " " * 8))
+    return commentary or bool(re.fullmatch(r"[A-Z0-9_-]{1,8} *", image[:8])) and image[8:10] == "= "
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from nightflow.products import MaskBit, RejectedFrame
 # one bright star from outweighing all others.
 _CENTROID_FLOOR = 0.02
 _OUTLIER_SIGMA = 4.0
+_CAUCHY_WIDTH = 3.0  # in centroid errors, where a pair counts half
 _MAX_ITERATIONS = 20
 
 
@@ -33,7 +34,7 @@ class Transform:
     matrix : ndarray of float64, shape (3, 3)
         Homogeneous matrix: reference (x, y, 1) = matrix @ frame (x, y, 1).
     rms : float
-        Root mean square distance of the matched stars used in the fit, in reference pixels.
+        Root mean square distance of the stars used, weighted by their centroid errors, in reference pixels.
     n_matched : int
         Number of stars used in the fit.
     flux_scale : float
@@ -99,10 +100,10 @@ def find_transform(sources, reference_sources, options: Mapping) -> Transform:
         raise RejectedFrame(f"cannot be registered: {n_least} stars, at least 3 are needed")
     required = min(options["min_matches"], max(3, n_least // 2))
     for first in _first_guesses(frame, reference, options):
-        transform = _refine(first, frame, reference, options)
+        transform, radius = _refine(first, frame, reference, options)
         if transform is None or transform.rms > options["max_rms"]:
             continue
-        chance = _chance_matches(transform, frame, reference, options)
+        chance = _chance_matches(transform.matrix, radius, frame, reference)
         if transform.n_matched >= max(required, 2 + chance + 4 * np.sqrt(chance)):
             return transform
     raise RejectedFrame(
@@ -188,45 +189,41 @@ def _seeded_generator():
     return mock.patch("numpy.random.default_rng", functools.partial(np.random.default_rng, 0))
 
 
-def _refine(first: np.ndarray, frame: _StarList, reference: _StarList, options: Mapping) -> Transform | None:
-    """Fit on all stars that both lists share, repeated until the set of stars no longer changes."""
+def _refine(
+    first: np.ndarray, frame: _StarList, reference: _StarList, options: Mapping
+) -> tuple[Transform | None, float]:
+    """Fit on all stars that both lists share, repeated until their set no longer changes, and the search radius."""
     from scipy.spatial import KDTree
 
-    tree = KDTree(np.column_stack((reference.x, reference.y)))
+    tree = KDTree(np.column_stack(reference.xy))
     matrix, radius, previous = first, options["match_radius"], None
     for _ in range(_MAX_ITERATIONS):
         pairs = _mutual_nearest(matrix, frame, reference, tree, radius)
-        if len(pairs[0]) < 3:
-            return None
-        used = _fit_inliers(pairs, frame, reference, options["model"])
-        if used is None:
-            return None
-        matrix, kept, distance = used
+        fit = _fit_inliers(pairs, frame, reference, options["model"]) if len(pairs[0]) >= 3 else None
+        if fit is None:
+            return None, radius
+        matrix, kept, distance = fit
         if previous is not None and np.array_equal(kept, previous):
             break
         previous = kept
-        radius = _search_radius(np.sqrt(np.mean(distance**2)), options)
+        radius = float(np.clip(5.0 * np.sqrt(np.mean(distance**2)), 0.3, options["match_radius"]))
     i, j = kept
-    rms = float(np.sqrt(np.mean(distance**2)))
-    return Transform(matrix, rms, len(i), *_flux_scale(frame, reference, i, j))
+    weight = 1 / (frame.position_error[i] ** 2 + reference.position_error[j] ** 2)
+    rms = float(np.sqrt((weight * distance**2).sum() / weight.sum()))
+    return Transform(matrix, rms, len(i), *_flux_scale(frame, reference, i, j)), radius
 
 
-def _chance_matches(transform: Transform, frame: _StarList, reference: _StarList, options: Mapping) -> float:
+def _chance_matches(matrix: np.ndarray, radius: float, frame: _StarList, reference: _StarList) -> float:
     """Matches expected from unrelated stars: long lists, or a frame shrunk onto a few stars, match anything."""
-    moved = _apply(transform.matrix, frame.x, frame.y)
+    moved = _apply(matrix, frame.x, frame.y)
     corners = [(max(c.min(), r.min()), min(c.max(), r.max())) for c, r in zip(moved, reference.xy, strict=True)]
     area = np.prod([high - low for low, high in corners])
     n_frame, n_reference = (
         int(np.logical_and.reduce([(c >= low) & (c <= high) for c, (low, high) in zip(xy, corners, strict=True)]).sum())
         for xy in (moved, reference.xy)
     )
-    radius = _search_radius(transform.rms, options)
     share = 1 - np.exp(-max(n_frame, n_reference) * np.pi * radius**2 / max(area, 1.0))
     return float(min(n_frame, n_reference) * share)
-
-
-def _search_radius(rms: float, options: Mapping) -> float:
-    return float(np.clip(5.0 * rms, 0.3, options["match_radius"]))
 
 
 def _mutual_nearest(matrix, frame, reference, tree, radius) -> np.ndarray:
@@ -241,33 +238,28 @@ def _mutual_nearest(matrix, frame, reference, tree, radius) -> np.ndarray:
 
 
 def _fit_inliers(pairs, frame, reference, model):
-    """Matrix, the pairs kept and their distances, after dropping outliers one fit at a time."""
+    """Robust fit to matched stars: the matrix, the pairs it explains and their distances.
+
+    Knots of galaxies and blends scatter more than their photons say, and may outnumber the stars. Each pair weighs as
+    in a Cauchy distribution of its centroid error, whose unit is set by the third with the smallest errors.
+    """
     fit, least = _FITS[model]
-    kept, previous, scatter = pairs, np.inf, 0.0
+    i, j = pairs
+    fit = fit if len(i) >= least else _fit_similarity
+    sigma = np.hypot(frame.position_error[i], reference.position_error[j])
+    best = np.argsort(sigma, kind="stable")[: max(3, len(i) // 3)]
+    weight = 1 / sigma**2
     for _ in range(_MAX_ITERATIONS):
-        i, j = kept
-        sigma = np.hypot(frame.position_error[i], reference.position_error[j])
-        matrix = (fit if len(i) >= least else _fit_similarity)(
-            frame.x[i], frame.y[i], reference.x[j], reference.y[j], 1 / (sigma**2 + scatter**2)
-        )
+        matrix = fit(frame.x[i], frame.y[i], reference.x[j], reference.y[j], weight)
         if matrix is None:
             return None
         moved_x, moved_y = _apply(matrix, frame.x[i], frame.y[i])
         distance = np.hypot(moved_x - reference.x[j], moved_y - reference.y[j])
-        scatter = _excess_scatter(distance, sigma)
-        inside = distance <= _OUTLIER_SIGMA * np.hypot(sigma, scatter)
-        if inside.sum() < 3 or (inside.all() and abs(scatter - previous) < 1e-4):
-            break
-        kept, previous = kept[:, inside], scatter
-    return matrix, kept, distance
-
-
-def _excess_scatter(distance: np.ndarray, sigma: np.ndarray) -> float:
-    """Scatter per axis beyond `sigma` (masked pixels, blends, atmosphere), which all stars share.
-
-    The square of a two-dimensional Gaussian distance has the median 2 ln 2 sigma^2.
-    """
-    return float(np.sqrt(max(0.0, np.median(distance**2) / (2 * np.log(2)) - np.median(sigma**2))))
+        # the distance of two-dimensional Gaussian errors has the median sqrt(2 ln 2) sigma
+        unit = max(1.0, float(np.median(distance[best] / sigma[best])) / np.sqrt(2 * np.log(2)))
+        weight = 1 / ((unit * sigma) ** 2 + (distance / _CAUCHY_WIDTH) ** 2)
+    inside = distance <= _OUTLIER_SIGMA * unit * sigma
+    return (matrix, pairs[:, inside], distance[inside]) if inside.sum() >= 3 else None
 
 
 def _fit_similarity(x, y, to_x, to_y, weight) -> np.ndarray | None:

@@ -22,6 +22,12 @@ def read_tables(paths: Sequence[str]) -> pd.DataFrame:
     return pd.concat([table.astype(object) for table in tables], ignore_index=True) if tables else pd.DataFrame()
 
 
+def gather_rows(paths: Sequence[str]) -> pd.DataFrame:
+    """Rows of several tab-separated tables as text, in one."""
+    tables = [pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False) for path in paths]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame({"warning": []})
+
+
 def quality_table(frames: pd.DataFrame, sky: pd.DataFrame, selection: pd.DataFrame) -> pd.DataFrame:
     """One row for each light: how good it is, whether it was stacked, and why not.
 
@@ -101,7 +107,14 @@ def summary(frames: pd.DataFrame, quality: pd.DataFrame, stacks: Sequence[dict],
     )
 
 
-def page(template: str, frames: pd.DataFrame, quality: pd.DataFrame, stacks: Sequence[dict], results: str) -> str:
+def page(
+    template: str,
+    frames: pd.DataFrame,
+    quality: pd.DataFrame,
+    detector: pd.DataFrame,
+    stacks: Sequence[dict],
+    results: str,
+) -> str:
     """The report as one HTML page without anything from outside."""
     from jinja2 import Environment, select_autoescape
 
@@ -116,6 +129,7 @@ def page(template: str, frames: pd.DataFrame, quality: pd.DataFrame, stacks: Seq
         .reset_index(name="n")
         .fillna("unknown")
         .to_dict("records"),
+        warnings=detector.loc[detector["warning"] != "", ["camera", "warning"]].to_dict("records"),
         problems=frames.loc[frames["status"] == "rejected", ["path", "reason"]].to_dict("records"),
         left_out=shown[~shown["used"] & quality["status"].eq("ok")].to_dict("records"),
         lights=[{k: _shown(v) for k, v in row.items()} for row in shown.to_dict("records")],

@@ -1,8 +1,8 @@
-"""Resampling of a frame onto the reference grid, a strip of output rows at a time.
+"""Resampling of a frame onto the reference grid, a block of output pixels at a time.
 
 One interpolation stands between calibrated pixels and the stack. Each output pixel is the sum of the input pixels
 around its place times a kernel, scaled by the Jacobian so that the flux of a star is kept; its variance is the sum of
-the input variances times the squared kernel. It depends on its own footprint only, so that strips, threads and their
+the input variances times the squared kernel. It depends on its own footprint only, so that blocks, threads and their
 number never change a bit of the result.
 
 A pixel without a true value (`products.UNUSABLE`, or off the frame) is bridged from its neighbours, and an output
@@ -32,6 +32,7 @@ _BRIDGE_RADIUS = 3
 #: Rows and columns around a footprint that decide its value.
 MARGIN = _HALF + _BRIDGE_RADIUS
 _DEGREE = 9
+_LEAST_BLOCK = 256  # columns
 _UNUSABLE = np.uint16(UNUSABLE)
 _NO_DATA = np.uint16(MaskBit.NO_DATA)
 _SATURATED = np.uint16(MaskBit.SATURATED)
@@ -166,15 +167,21 @@ def make_grid(matrix: np.ndarray, frame_shape: tuple[int, int]) -> Grid:
     return Grid(inverse, (ny, nx), transposed, flip_y, flip_x)
 
 
-def input_window(grid: Grid, rows: tuple[int, int], n_columns: int) -> tuple[slice, slice] | None:
-    """Rows and columns of the turned frame that decide the output rows ``rows[0]`` to ``rows[1] - 1``.
+def input_window(grid: Grid, rows: tuple[int, int], columns: tuple[int, int]) -> tuple[slice, slice] | None:
+    """Rows and columns of the turned frame that decide a block of the output.
+
+    Parameters
+    ----------
+    grid : `Grid`
+    rows, columns : tuple of int
+        First row or column of the block, and the one after its last.
 
     Returns
     -------
     tuple of slice, or None
-        Rows and columns, or None where the strip lies off the frame.
+        Rows and columns, or None where the block lies off the frame.
     """
-    corners = np.array([(x, y, 1) for x in (0, n_columns - 1) for y in (rows[0], rows[1] - 1)], dtype=float).T
+    corners = np.array([(x, y, 1) for x in (columns[0], columns[1] - 1) for y in (rows[0], rows[1] - 1)], dtype=float).T
     x, y = grid.matrix @ corners
     window = []
     for low, high, length in ((y.min(), y.max(), grid.frame_shape[0]), (x.min(), x.max(), grid.frame_shape[1])):
@@ -195,21 +202,31 @@ def raw_window(grid: Grid, window: tuple[slice, slice]) -> tuple[slice, slice]:
     return (columns, rows) if grid.transposed else (rows, columns)
 
 
-def resample_strip(
+def column_blocks(grid: Grid, height: int, n_columns: int) -> list[tuple[int, int]]:
+    """Blocks of columns of a strip of `height` rows that need about as many input pixels as they have output pixels.
+
+    A strip across a frame turned by 45 degrees would need the whole frame.
+    """
+    slope = max(abs(grid.matrix[1, 0]) / abs(grid.matrix[1, 1]), 1e-9)
+    width = int(max(_LEAST_BLOCK, 2 * height / slope))
+    return [(start, min(start + width, n_columns)) for start in range(0, n_columns, width)]
+
+
+def resample(
     data: np.ndarray,
     variance: np.ndarray,
     mask: np.ndarray,
     grid: Grid,
     window: tuple[slice, slice],
     rows: tuple[int, int],
-    n_columns: int,
+    columns: tuple[int, int],
     polynomials: np.ndarray,
+    out: tuple[np.ndarray, np.ndarray, np.ndarray],
     *,
     flux_scale: float = 1.0,
     clamp: bool = True,
-    out: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Resample a window of a frame onto rows of the output.
+) -> None:
+    """Resample a window of a frame onto a block of the output.
 
     Parameters
     ----------
@@ -219,37 +236,25 @@ def resample_strip(
         `~nightflow.products.MaskBit` planes of the same pixels.
     grid, window
         From `make_grid` and `input_window`.
-    rows : tuple of int
-        First output row and the one after the last.
-    n_columns : int
-        Width of the output.
+    rows, columns : tuple of int
+        First output row or column, and the one after the last.
     polynomials : ndarray, shape (6, 10)
         From `kernel_polynomials`.
+    out : tuple of ndarray, shape (rows, width of the output)
+        Strip of the output: value and variance (float32), NaN where the frame says nothing, and bits (uint16), why a
+        pixel is NaN or which flags its input pixels carry. Only `columns` are written.
     flux_scale : float
         Factor on the fluxes beside the Jacobian.
     clamp : bool
         Keep output pixels whose footprint holds a saturated pixel within the range of the four nearest input pixels:
         the lobes of the kernel would ring around the core.
-    out : tuple of ndarray, optional
-        Arrays to fill instead of new ones.
-
-    Returns
-    -------
-    value, variance : ndarray of float32, shape (rows, n_columns)
-        NaN where the frame says nothing.
-    bits : ndarray of uint16
-        Why a pixel is NaN, or which flags its input pixels carry.
     """
-    shape = (rows[1] - rows[0], n_columns)
-    if out is None:
-        out = np.empty(shape, np.float32), np.empty(shape, np.float32), np.empty(shape, np.uint16)
     padded = _pad(data, variance, mask, grid, window)
     _bridge(*padded[:3])
     near = _footprints_to_check(padded[2])
     factor = np.float32(grid.pixel_area * flux_scale)
     snap = bool(polynomials[_HALF - 1, -1] == 1.0)  # nearest: one tap has all the weight wherever the place
-    _resample(*padded, near, grid.matrix, grid.frame_shape, rows[0], polynomials, snap, factor, clamp, *out)
-    return out
+    _resample(*padded, near, grid.matrix, grid.frame_shape, rows[0], columns, polynomials, snap, factor, clamp, *out)
 
 
 def _pad(data, variance, mask, grid, window):
@@ -340,18 +345,22 @@ def _footprints_to_check(mask):
 
 @numba.njit(nogil=True, cache=True)
 def _resample(
-    data, variance, mask, row0, column0, near, matrix, frame_shape, first_row, polynomials, snap, factor, clamp,
-    out_value, out_variance, out_bits,
+    data, variance, mask, row0, column0, near, matrix, frame_shape, first_row, columns, polynomials, snap, factor,
+    clamp, out_value, out_variance, out_bits,
 ):  # fmt: skip
-    n_rows, n_columns = out_value.shape
+    n_rows, (first_column, last_column) = out_value.shape[0], columns
+    n_columns = last_column - first_column
     ny, nx = data.shape
     left, top = np.empty(n_columns, np.int32), np.empty(n_columns, np.int32)
     wx, wy = np.empty((2 * TAPS, n_columns), np.float32), np.empty((2 * TAPS, n_columns), np.float32)
     place = np.empty(n_columns, np.float32)
     for r in range(n_rows):
-        _axis_weights(matrix[0], first_row + r, frame_shape[1], column0, polynomials, snap, place, left, wx)
-        _axis_weights(matrix[1], first_row + r, frame_shape[0], row0, polynomials, snap, place, top, wy)
-        value, var, bits = out_value[r], out_variance[r], out_bits[r]
+        _axis_weights(
+            matrix[0], first_column, first_row + r, frame_shape[1], column0, polynomials, snap, place, left, wx
+        )
+        _axis_weights(matrix[1], first_column, first_row + r, frame_shape[0], row0, polynomials, snap, place, top, wy)
+        value, var = out_value[r, first_column:last_column], out_variance[r, first_column:last_column]
+        bits = out_bits[r, first_column:last_column]
         start = 0
         while start < n_columns:
             i, j = left[start], top[start]
@@ -377,8 +386,8 @@ def _resample(
 
 
 @numba.njit(nogil=True, cache=True)
-def _axis_weights(coefficients, y, length, origin, polynomials, snap, place, first, weights):
-    """First tap, counted from `origin`, and the six weights and their squares, for each output pixel of row `y`.
+def _axis_weights(coefficients, first_column, y, length, origin, polynomials, snap, place, first, weights):
+    """First tap, counted from `origin`, and the six weights and their squares, for the output pixels of row `y`.
 
     The first tap is -1 where the output pixel lies off the frame.
     """
@@ -386,7 +395,7 @@ def _axis_weights(coefficients, y, length, origin, polynomials, snap, place, fir
     constant = coefficients[1] * y + coefficients[2]
     half = 0.5 if snap else 0.0
     for x in range(n):
-        position = coefficients[0] * x + constant + half
+        position = coefficients[0] * (first_column + x) + constant + half
         on_frame = -1.0 < position < length
         position = position if on_frame else -1.0
         whole = np.floor(position)

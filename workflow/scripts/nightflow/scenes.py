@@ -250,6 +250,7 @@ def _header(scene: Scene) -> fits.Header:
     header = fits.Header()
     header["OBJECT"] = ("scene", "synthetic stars and galaxies")
     header["IMAGETYP"] = "light"
+    header["EXPTIME"] = (1.0, "[s] nominal")
     header["BUNIT"] = "adu"
     for name, (keyword, comment) in _CARDS.items():
         header[keyword] = (getattr(scene, name), comment)

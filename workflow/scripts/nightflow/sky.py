@@ -151,7 +151,7 @@ def local_sky(data, usable, mesh: int, *, smooth_only: bool = False):
     -------
     level, stddev : ndarray of float32, shape (ny, nx)
     """
-    box = tuple(min(mesh, n) for n in data.shape)
+    box = tuple(_box_size(n, mesh) for n in data.shape)
     levels, widths, share = _clipped_meshes(data, usable, box)
     centres = [_box_centres(n, size) for n, size in zip(data.shape, box, strict=True)]
     measured = share > 0.25 * share.max()
@@ -213,7 +213,7 @@ def _mesh_model(data, mask, options):
     unusable = ~np.isfinite(data) if mask is None else ~np.isfinite(data) | (np.asarray(mask) != 0)
     if unusable.all():
         raise ValueError("no usable pixel to measure the sky on")
-    box = tuple(min(int(options["mesh"]), n) for n in data.shape)
+    box = tuple(_box_size(n, int(options["mesh"])) for n in data.shape)
     levels, rms = _mesh_levels(np.where(unusable, np.float32(0), data), unusable, box, options)
     centres = [_box_centres(n, size) for n, size in zip(data.shape, box, strict=True)]
     plane = _fit_surface(levels, centres, 1)
@@ -233,7 +233,7 @@ def _mesh_levels(data, unusable, box, options):
         "sextractor": photutils_background.SExtractorBackground,
     }[options["estimator"]]
     # the meshes with most pixels are always measured, however crowded the field
-    usable_share = 1.0 - _mean_in_boxes(unusable, box)
+    usable_share = _count_in_boxes(~unusable, box) / (box[0] * box[1])
     least = min(1.0 - options["max_masked"], 0.5 * float(usable_share.max()))
     background = photutils_background.Background2D(
         data,
@@ -251,12 +251,15 @@ def _mesh_levels(data, unusable, box, options):
     ]
 
 
-def _mean_in_boxes(plane, box):
-    """Mean of `plane` in each box, the ones that the edge cuts included."""
+def _count_in_boxes(plane, box):
+    """Number of true pixels in each box."""
     starts = [np.arange(0, n, size) for n, size in zip(plane.shape, box, strict=True)]
-    total = np.add.reduceat(np.add.reduceat(plane, starts[0], axis=0, dtype=np.int64), starts[1], axis=1)
-    widths = [np.diff(np.append(start, n)) for start, n in zip(starts, plane.shape, strict=True)]
-    return total / np.outer(*widths)
+    return np.add.reduceat(np.add.reduceat(plane, starts[0], axis=0, dtype=np.int64), starts[1], axis=1)
+
+
+def _box_size(n: int, mesh: int) -> int:
+    """Size near `mesh` of which the boxes along an axis of `n` pixels are all nearly full."""
+    return -(-n // max(round(n / mesh), 1))
 
 
 def _box_centres(n: int, size: int):

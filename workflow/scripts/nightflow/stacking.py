@@ -28,6 +28,7 @@ METHODS = ("mean", "median", "sum", "clipped_mean", "min", "max")
 MIN_FRAMES_FOR_SCATTER = 15
 
 _MAX_STRIP_ROWS = 96
+_STRONG = np.float32(1.5**2)
 _GROWTH = 3  # pixels: half of the widest kernel
 _CHUNK = 256  # pixels whose values of all frames stay in the processor's nearest cache while they are sorted
 _ANY = np.uint16(MaskBit.SATURATED | MaskBit.NONLINEAR)
@@ -230,7 +231,7 @@ class _Combination:
         values, variances, common, any_bits = self._resample((first, last))
         out = tuple(np.empty((rows[1] - rows[0], nx), d) for d in (np.float32, np.float32, np.int16, np.float32))
         if self.method in ("mean", "sum"):
-            _average(values, variances, self.weights, *out)
+            _average(values, variances, 0, self.weights, *out)
         else:
             centre, scatter = np.empty(values.shape[1:], np.float32), np.zeros(values.shape[1:], np.float32)
             rank = {"min": 0, "max": 1}.get(self.method, 2)
@@ -241,9 +242,9 @@ class _Combination:
                     values, variances, centre, scatter, any_bits, self.fractions, self.photon_slopes,
                     self.options["clip_gradient"], self.options["clip_low"], self.options["clip_high"],
                 )  # fmt: skip
-                _average(values[:, inner], variances[:, inner], self.weights, *out)
+                _average(values, variances, inner.start, self.weights, *out)
             else:
-                _average(values, variances, np.ones_like(self.weights), *out)
+                _average(values, variances, 0, np.ones_like(self.weights), *out)
                 self._replace_mean(centre, values, out)
         data, variance, coverage, weight = out
         data *= np.float32(self.total)
@@ -271,19 +272,22 @@ class _Combination:
         bits, common = np.empty(shape, np.uint16), np.full(shape, 0xFFFF, np.uint16)
         any_bits = np.zeros(shape, np.uint16)
         for frame, value, variance in zip(self.frames, values, variances, strict=True):
-            window = resampling.input_window(frame.grid, rows, shape[1])
-            if window is None:
-                value.fill(np.nan)
-                variance.fill(np.nan)
-                common &= _NO_DATA
-                continue
-            resampling.resample_strip(
-                *frame.window(window), frame.grid, window, rows, shape[1], self.polynomials,
-                flux_scale=frame.flux_scale, clamp=self.options["clamp"], out=(value, variance, bits),
-            )  # fmt: skip
+            self._resample_frame(frame, rows, (value, variance, bits))
             common &= bits
             any_bits |= bits
         return values, variances, common, any_bits
+
+    def _resample_frame(self, frame: _Frame, rows: tuple[int, int], out: tuple[np.ndarray, ...]) -> None:
+        for columns in resampling.column_blocks(frame.grid, rows[1] - rows[0], self.shape[1]):
+            window = resampling.input_window(frame.grid, rows, columns)
+            if window is None:
+                for plane, value in zip(out, (np.nan, np.nan, _NO_DATA), strict=True):
+                    plane[:, slice(*columns)] = value
+                continue
+            resampling.resample(
+                *frame.window(window), frame.grid, window, rows, columns, self.polynomials, out,
+                flux_scale=frame.flux_scale, clamp=self.options["clamp"],
+            )  # fmt: skip
 
 
 def _seeing_mismatch(frames: Sequence[_Frame]) -> np.ndarray:
@@ -310,17 +314,17 @@ def _rank_table(n_frames: int) -> np.ndarray:
 
 
 @numba.njit(nogil=True, cache=True)
-def _average(values, variances, weights, data, variance, coverage, total_weight):
-    """Weighted mean of the finite values and its variance, sum(w^2 var) / sum(w)^2."""
-    n_frames, n_rows, n_columns = values.shape
-    for r in range(n_rows):
+def _average(values, variances, first_row, weights, data, variance, coverage, total_weight):
+    """Weighted mean of the finite values and its variance, sum(w^2 var) / sum(w)^2, from `first_row` on."""
+    n_frames, _, n_columns = values.shape
+    for r in range(len(data)):
         mean, var, count, weight = data[r], variance[r], coverage[r], total_weight[r]
         mean[:] = 0
         var[:] = 0
         count[:] = 0
         weight[:] = 0
         for n in range(n_frames):
-            w, value, own = weights[n], values[n, r], variances[n, r]
+            w, value, own = weights[n], values[n, first_row + r], variances[n, first_row + r]
             for x in range(n_columns):
                 good = value[x] == value[x]
                 mean[x] += w * value[x] if good else np.float32(0)
@@ -385,16 +389,16 @@ def _order_statistic(values, variances, network, ranks, rank, limit, centre, sca
 def _clip(values, variances, centre, scatter, flags, fractions, slopes, gradient, low, high):
     """Put NaN in place of values too far from the centre; places where a frame saturates keep all of theirs.
 
-    Around clipped values half the limit applies: they have neighbours in the kernel's lobes and a trail's wings.
+    Around values beyond 1.5 times the limit, half of it applies: the kernel's lobes and a trail's wings are there.
     """
     n_frames, n_rows, n_columns = values.shape
     extra = _gradient_variance(centre, gradient)
     near = np.empty((n_rows, n_columns), np.uint8)
     for n in range(n_frames):
         near[:] = 0
-        any_clipped = _clip_frame(values[n], variances[n], centre, scatter, flags, extra, fractions[n], slopes[n],
-                                  low, high, near, False)  # fmt: skip
-        if any_clipped:
+        any_strong = _clip_frame(values[n], variances[n], centre, scatter, flags, extra, fractions[n], slopes[n],
+                                 low, high, near, False)  # fmt: skip
+        if any_strong:
             _clip_frame(values[n], variances[n], centre, scatter, flags, extra, fractions[n], slopes[n],
                         0.5 * low, 0.5 * high, _grown(near), True)  # fmt: skip
 
@@ -417,14 +421,14 @@ def _gradient_variance(centre, gradient):
 
 @numba.njit(nogil=True, cache=True)
 def _clip_frame(values, variances, centre, scatter, flags, extra, fraction, photons, low, high, near, only_near):
-    """Clip one frame and mark in `near` what was clipped, or, `only_near`, clip only where there are marks.
+    """Clip one frame and mark in `near` what was far out, or, with `only_near`, clip only where there are marks.
 
     The yardstick is the propagated variance, less the photon noise of the value's own excess, plus the squares of a
     fraction of the level (seeing, transparency) and of a part of the local gradient (registration, sampling).
     """
     n_rows, n_columns = values.shape
     low2, high2, fraction2 = np.float32(low * low), np.float32(high * high), np.float32(fraction * fraction)
-    any_clipped = False
+    any_strong = False
     for r in range(n_rows):
         value, own, middle, spread = values[r], variances[r], centre[r], scatter[r]
         more, kept, marks = extra[r], flags[r], near[r]
@@ -438,10 +442,10 @@ def _clip_frame(values, variances, centre, scatter, flags, extra, fraction, phot
             allowed = (high2 if excess > 0 else low2) * expected
             if excess * excess > allowed and not kept[x] & _ANY and (marks[x] or not only_near):
                 value[x] = np.nan
-                any_clipped = True
-                if not only_near:
+                if not only_near and excess * excess > _STRONG * allowed:
                     marks[x] = 1
-    return any_clipped
+                    any_strong = True
+    return any_strong
 
 
 @numba.njit(nogil=True, cache=True)
@@ -452,9 +456,7 @@ def _grown(marks):
     for r in range(n_rows):
         for x in range(n_columns):
             if marks[r, x]:
-                wide[
-                    max(0, r - _GROWTH) : r + _GROWTH + 1, max(0, x - _GROWTH) : x + _GROWTH + 1
-                ] = 1
+                wide[max(0, r - _GROWTH) : r + _GROWTH + 1, max(0, x - _GROWTH) : x + _GROWTH + 1] = 1
     return wide
 
 

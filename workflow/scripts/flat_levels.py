@@ -1,0 +1,30 @@
+"""Find one level for each flat exposure of a camera with several chips, so that all chips share one normalisation."""
+
+import logging
+
+from nightflow import characterisation, masters, products, steps
+from nightflow.configuration import write_if_changed
+
+
+def main(chips, output, options):
+    levels = {}
+    try:
+        levels = masters.exposure_levels([opened(chip) for chip in chips], options)
+    except products.RejectedFrame as verdict:
+        logging.warning("no common level: %s", verdict.reason)
+    rows = "".join(f"{path}\t{level!r}\n" for path, level in sorted(levels.items()))
+    write_if_changed(output, f"path\tlevel\n{rows}")
+
+
+def opened(chip):
+    """A chip with its masters read and its detector as measured."""
+    found = {kind: products.read_image(chip[kind]) if chip[kind] else None for kind in ("bias", "dark")}
+    if chip["measured"]:
+        rows = characterisation.read_table(chip["measured"])
+        found["detector"] = characterisation.with_measurements(chip["detector"], rows)
+    return chip | found
+
+
+if "snakemake" in globals():
+    with steps.logged(snakemake.log[0]):
+        main(snakemake.params.chips, snakemake.output[0], snakemake.params.options)

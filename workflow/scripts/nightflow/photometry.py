@@ -1,0 +1,194 @@
+"""Aperture photometry: fluxes in several apertures, and the correction to the total flux from a curve of growth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from astropy.io import fits
+
+from nightflow.products import UNUSABLE, Image, MaskBit
+from nightflow.sources import seeing, stamps
+
+#: Mask bits that make a flux wrong.
+SPOILT = int(UNUSABLE | MaskBit.SATURATED | MaskBit.NONLINEAR)
+_CHUNK = 1000  # stars whose pixels are held at once
+_LEAST_SNR = 50.0  # of the stars of the curve of growth
+_MOST_STARS = 200
+_ANNULUS = (1.25, 2.0)  # of the local sky around them, in radii of the largest aperture
+
+
+def measure_apertures(image: Image, table, options: Mapping) -> None:
+    """Add fluxes in apertures to a source table, and the aperture correction to the frame's header.
+
+    Parameters
+    ----------
+    image : `~nightflow.products.Image`
+        Sky-subtracted pixels. Its header gets APRAD1, APRAD2, ... (radii, px), APRADIUS (that of the main aperture),
+        APCOR (factor from the flux in it to the total), APCORERR and APCORN (stars behind it).
+    table : `~astropy.table.QTable`
+        Sources with ``x y flags snr fwhm``. It gets ``aperture_flux`` and ``aperture_flux_err``, shape (n, apertures).
+    options : mapping
+        ``aperture`` (the main one) and ``apertures``, radii in FWHM of the frame; the largest counts as total.
+    """
+    fwhm, _, stars = seeing(table)
+    if not stars:
+        return
+    factors = sorted({float(options["aperture"]), *map(float, options["apertures"])})
+    radii = np.array([max(factor * fwhm, 1.5) for factor in factors])
+    main = factors.index(float(options["aperture"]))
+    x, y = (np.asarray(getattr(table[name], "value", table[name]), dtype=float) for name in ("x", "y"))
+    flux, error = aperture_fluxes(image, x, y, radii)
+    unit = getattr(table["flux"], "unit", None) or 1
+    table["aperture_flux"], table["aperture_flux_err"] = flux * unit, error * unit
+    chosen = _growth_stars(table, x, y, fwhm, radii[-1])
+    correction = aperture_correction(image, x[chosen], y[chosen], flux[chosen, main], error[chosen, main], radii[-1])
+    header = image.header
+    for number, radius in enumerate(radii, start=1):
+        header[f"APRAD{number}"] = (float(radius), f"[pix] radius of aperture {number}")
+    header["APRADIUS"] = (float(radii[main]), "[pix] radius of the main aperture")
+    header["APCOR"] = (correction[0], "total flux / flux in the main aperture")
+    header["APCORERR"] = (correction[1], "standard error of APCOR")
+    header["APCORN"] = (correction[2], "stars that APCOR was measured on")
+
+
+def aperture_fluxes(image: Image, x, y, radii) -> tuple[np.ndarray, np.ndarray]:
+    """Sums of pixels in circular apertures, and their errors.
+
+    Parameters
+    ----------
+    image : `~nightflow.products.Image`
+    x, y : ndarray, shape (n,)
+        Centres, 0-based px.
+    radii : ndarray, shape (k,)
+        px.
+
+    Returns
+    -------
+    flux, error : ndarray, shape (n, k)
+        In the unit of the image. Unusable pixels count as zero; the mask flags of a source tell.
+    """
+    bad = ((image.mask & int(UNUSABLE)) != 0) | ~np.isfinite(image.data) | ~np.isfinite(image.uncertainty)
+    light, noise = (np.where(bad, np.float32(0), plane) for plane in (image.data, image.uncertainty))
+    half = int(np.ceil(max(radii) + 1))
+    flux, error = np.zeros((len(x), len(radii))), np.zeros((len(x), len(radii)))
+    for start in range(0, len(x), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        distance = _distances(x[part], y[part], half)
+        values, squares = stamps(light, x[part], y[part], half), stamps(noise, x[part], y[part], half) ** 2
+        for k, radius in enumerate(radii):
+            weight = _overlap(distance, radius)
+            flux[part, k] = (weight * values).sum(axis=(1, 2))
+            error[part, k] = np.sqrt((weight**2 * squares).sum(axis=(1, 2)))
+    return flux, error
+
+
+def _distances(x, y, half: int) -> np.ndarray:
+    offset = np.arange(-half, half + 1)
+    dx, dy = (np.rint(c) - c for c in (x, y))
+    return np.sqrt((dy[:, None] + offset)[:, :, None] ** 2 + (dx[:, None] + offset)[:, None, :] ** 2)
+
+
+def _overlap(distance, radius: float) -> np.ndarray:
+    """Share of a pixel inside a circle, taken as linear across its edge; the sum over pixels is right to 0.1 %."""
+    return np.clip(radius + 0.5 - distance, 0, 1)
+
+
+def _growth_stars(table, x, y, fwhm: float, reach: float) -> np.ndarray:
+    """Rows of bright, whole, star-like sources without a neighbour of note."""
+    width = np.asarray(getattr(table["fwhm"], "value", table["fwhm"]), dtype=float)
+    good = (np.asarray(table["flags"]) & SPOILT) == 0
+    good &= (np.asarray(table["snr"]) > _LEAST_SNR) & (np.abs(width / fwhm - 1) < 0.25)
+    flux = np.asarray(getattr(table["flux"], "value", table["flux"]), dtype=float)
+    good &= isolated(x, y, flux, 2 * reach, 0.005)
+    return np.flatnonzero(good)[:_MOST_STARS]
+
+
+def isolated(x, y, flux, radius: float, share: float) -> np.ndarray:
+    """True for each source without another within `radius` that has more than `share` of its flux."""
+    from scipy.spatial import KDTree
+
+    alone = np.ones(len(x), dtype=bool)
+    if len(x) > 1:
+        i, j = KDTree(np.column_stack((x, y))).query_pairs(radius, output_type="ndarray").T
+        alone[i[flux[j] > share * flux[i]]] = False
+        alone[j[flux[i] > share * flux[j]]] = False
+    return alone
+
+
+def aperture_correction(image: Image, x, y, flux, error, radius: float) -> tuple[float, float, int]:
+    """Ratio of the total flux, within `radius` above the local sky, to the flux in the main aperture.
+
+    Returns
+    -------
+    ratio, error : float
+        Weighted mean of the stars without outliers, and its standard error; 1 and NaN without a star.
+    n : int
+        Stars used.
+    """
+    ratio, sigma = [], []
+    for start in range(0, len(x), 50):
+        part = slice(start, start + 50)
+        total, total_error = _total_flux(image, x[part], y[part], radius)
+        ratio.append(total / flux[part])
+        # the pixels of the small aperture are in both sums
+        sigma.append(np.sqrt(np.maximum(total_error**2 - error[part] ** 2, 0.0)) / flux[part])
+    ratio, sigma = (np.concatenate(values) if values else np.zeros(0) for values in (ratio, sigma))
+    good = np.isfinite(ratio) & np.isfinite(sigma) & (sigma > 0)
+    ratio, sigma = ratio[good], np.hypot(sigma[good], 0.001)
+    for _ in range(10):
+        if not len(ratio):
+            return 1.0, np.nan, 0
+        spread = max(1.0, 1.4826 * float(np.median(np.abs(ratio - np.median(ratio)) / sigma)))
+        kept = np.abs(ratio - np.median(ratio)) <= 3 * spread * sigma
+        if kept.all():
+            break
+        ratio, sigma = ratio[kept], sigma[kept]
+    weight = 1 / sigma**2
+    return float((weight * ratio).sum() / weight.sum()), float(spread / np.sqrt(weight.sum())), len(ratio)
+
+
+def _total_flux(image: Image, x, y, radius: float) -> tuple[np.ndarray, np.ndarray]:
+    """Flux within `radius` above the sky in a ring around it; NaN where pixels are unusable."""
+    inner, outer = (radius * factor for factor in _ANNULUS)
+    half = int(np.ceil(outer + 1))
+    distance = _distances(x, y, half)
+    light = stamps(np.where(np.isfinite(image.data), image.data, np.float32(0)), x, y, half)
+    noise = stamps(np.nan_to_num(image.uncertainty), x, y, half)
+    bad = stamps((image.mask & SPOILT) != 0, x, y, half, fill=True)
+    weight = _overlap(distance, radius)
+    ring = (distance > inner) & (distance < outer) & ~bad
+    level = np.array([_clipped_median(values[where]) for values, where in zip(light, ring, strict=True)])
+    area, number = weight.sum(axis=(1, 2)), np.maximum(ring.sum(axis=(1, 2)), 1)
+    flux = (weight * light).sum(axis=(1, 2)) - level * area
+    sky_noise = np.array([np.median(values[where]) if where.any() else np.nan for values, where in zip(noise, ring, strict=True)])
+    error = np.sqrt((weight**2 * noise**2).sum(axis=(1, 2)) + (area * sky_noise) ** 2 * np.pi / 2 / number)
+    spoilt = (bad & (weight > 0)).any(axis=(1, 2))
+    return np.where(spoilt, np.nan, flux), error
+
+
+def _clipped_median(values: np.ndarray) -> float:
+    """Median without what deviates by more than three standard deviations."""
+    for _ in range(5):
+        if len(values) < 10:
+            return np.nan
+        median = np.median(values)
+        kept = np.abs(values - median) <= 3 * 1.4826 * np.median(np.abs(values - median))
+        if kept.all():
+            break
+        values = values[kept]
+    return float(np.median(values))
+
+
+def total_rates(table, header: fits.Header) -> tuple[np.ndarray, np.ndarray]:
+    """Total fluxes of sources per second, and their errors without that of the aperture correction, shape (n,).
+
+    Falls back on the detection's own flux where no apertures were measured.
+    """
+    exptime = header.get("EXPTIME") or np.nan
+    if "APRADIUS" not in header or "aperture_flux" not in table.colnames:
+        return tuple(np.asarray(table[name], dtype=float) / exptime for name in ("flux", "flux_err"))
+    radii = [header[f"APRAD{k + 1}"] for k in range(np.shape(table["aperture_flux"])[1])]
+    main = int(np.argmin(np.abs(np.array(radii) - header["APRADIUS"])))
+    factor = header["APCOR"] / exptime
+    return tuple(np.asarray(table[name], dtype=float)[:, main] * factor for name in ("aperture_flux", "aperture_flux_err"))

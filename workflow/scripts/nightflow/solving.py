@@ -1,0 +1,209 @@
+"""The solve stage of a frame: its place on the sky, its zero point, and its sources in sky coordinates and magnitudes.
+
+It joins `nightflow.astrometry`, `nightflow.photometry` and `nightflow.zero_points` and writes what they found into
+tables and headers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import numpy as np
+from astropy.io import fits
+
+from nightflow import astrometry, photometry, plate_matching, reference_catalogues, zero_points
+from nightflow.astrometry import Solution
+from nightflow.products import replacing
+from nightflow.reference_catalogues import ReferenceStars
+from nightflow.zero_points import NoZeroPoint, ZeroPoint
+
+#: Columns of the table of zero points.
+COLUMNS = "frame target filter date_obs night airmass wcs_status ra dec pixel_scale wcs_rms wcs_stars".split()
+COLUMNS += "zero_point error systematic scatter n colour_term colour_term_error system source".split()
+COLUMNS += "aperture aperture_correction sky_brightness limiting_magnitude remark".split()
+
+
+def read_catalogue(path: str | None, section: Mapping, row: Mapping) -> ReferenceStars | None:
+    """The reference catalogue for a frame: magnitudes of its filter, positions at its time."""
+    if path is None:
+        return None
+    mjd = row.get("mjd_mid")
+    year = None if mjd is None else 2000 + (mjd - 51544.5) / 365.25
+    return reference_catalogues.read(path, section, row.get("filter"), year)
+
+
+def solve_frame(sources, header: fits.Header, row: Mapping, catalogue: ReferenceStars | None, sections: Mapping):
+    """Solve a frame.
+
+    Parameters
+    ----------
+    sources : `~astropy.table.Table`
+        Of the frame; gets the columns ``ra dec`` (degrees), ``rate rate_err`` (total flux per second) and
+        ``mag_inst mag mag_err``, NaN where unknown.
+    header : `~astropy.io.fits.Header`
+        Of the frame; gets the cards of the solution and of the zero point.
+    row : mapping
+        What frames.tsv says of the frame.
+    catalogue : `~nightflow.reference_catalogues.ReferenceStars` or None
+    sections : mapping
+        Sections ``astrometry``, ``reference_catalogue`` and ``photometry`` of the configuration.
+
+    Returns
+    -------
+    solution : `~nightflow.astrometry.Solution`
+    values : dict
+        Row of the table of zero points.
+    """
+    solution = astrometry.solve(sources, header, row, catalogue, sections["astrometry"])
+    astrometry.set_wcs(header, astrometry.wcs_cards(solution))
+    zero_point, remark = None, ""
+    try:
+        zero_point = _zero_point(sources, header, row, catalogue, solution, sections)
+        _set_zero_point(header, zero_point, sections["reference_catalogue"]["system"])
+    except NoZeroPoint as reason:
+        remark = f"no zero point: {reason}"
+    _add_columns(sources, header, solution, zero_point)
+    values = {**_row_of(header, row, solution, zero_point), "remark": "; ".join(filter(None, (solution.reason, remark)))}
+    return solution, values
+
+
+def _zero_point(sources, header, row, catalogue, solution: Solution, sections) -> ZeroPoint:
+    if solution.plate is None:
+        raise NoZeroPoint("no plate solution")
+    if catalogue is None:
+        raise NoZeroPoint("no reference catalogue")
+    if not reference_catalogues.photometry_of(sections["reference_catalogue"], row.get("filter")):
+        raise NoZeroPoint(f"reference_catalogue.magnitudes has no entry for the filter {row.get('filter')}")
+    i, j = _pairs(sources, catalogue, solution, sections["astrometry"]["match_radius"])
+    rate, error = photometry.total_rates(sources, header)
+    x, y, flux = (np.asarray(sources[name], dtype=float) for name in ("x", "y", "flux"))
+    radius = 2 * header.get("APRADIUS", 5.0)
+    good = ((np.asarray(sources["flags"]) & photometry.SPOILT) == 0)[i]
+    good &= photometry.isolated(x, y, flux, radius, 0.02)[i]
+    i, j = i[good], j[good]
+    ny, nx = solution.shape
+    return zero_points.fit_zero_point(
+        rate[i], error[i], catalogue.magnitude[j], catalogue.error[j], catalogue.colour[j],
+        np.column_stack((2 * x[i] / (nx - 1) - 1, 2 * y[i] / (ny - 1) - 1)),
+        {name: sections["photometry"][name] for name in ("colour_term", "spatial_term", "min_snr")},
+    )  # fmt: skip
+
+
+def _pairs(sources, catalogue: ReferenceStars, solution: Solution, radius: float) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the sources and of the catalogue's stars that belong together."""
+    if len(solution.stars):
+        return solution.stars, solution.reference
+    stars, rows = astrometry.usable_stars(sources)
+    i, j = plate_matching.pairs(solution.plate, stars, catalogue.ra, catalogue.dec, solution.shape, radius)
+    return rows[i], j
+
+
+def _set_zero_point(header: fits.Header, zero_point: ZeroPoint, system: str | None) -> None:
+    header["MAGZP"] = (zero_point.value, "[mag] of 1 electron/s, total flux")
+    header["MAGZPERR"] = (zero_point.error, "[mag] standard error of MAGZP")
+    header["MAGZPSYS"] = (zero_point.systematic, "[mag] part of it common to all frames")
+    header["MAGZPSCA"] = (zero_point.scatter, "[mag] scatter beyond the stated errors")
+    header["MAGZPN"] = (zero_point.n, "stars that MAGZP was measured on")
+    header["MAGZPSRC"] = ("catalogue", "what MAGZP rests on")
+    header["MAGSYS"] = (system or "unknown", "magnitude system of the catalogue")
+    if np.isfinite(zero_point.colour_term):
+        header["COLTERM"] = (zero_point.colour_term, "mag = MAGZP - 2.5 log10(f) - COLTERM * colour")
+    if any(zero_point.slope):
+        for card, value in zip(("MAGZPDX", "MAGZPDY"), zero_point.slope, strict=True):
+            header[card] = (value, "[mag] change of MAGZP from the middle to the edge")
+
+
+def _add_columns(sources, header: fits.Header, solution: Solution, zero_point: ZeroPoint | None) -> None:
+    unknown = np.full(len(sources), np.nan)
+    x, y = (np.asarray(sources[name], dtype=float) for name in ("x", "y"))
+    ra, dec = solution.plate.to_sky(x, y) if solution.plate is not None else (unknown, unknown)
+    rate, error = photometry.total_rates(sources, header)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        instrumental = np.where(rate > 0, -2.5 * np.log10(rate), np.nan)
+        mag_err = np.where(rate > 0, 2.5 / np.log(10) * error / rate, np.nan)
+    unit = f"{header.get('BUNIT', 'electron')} / s"
+    value = np.nan if zero_point is None else zero_point.value
+    columns = {
+        "ra": (ra, "deg"), "dec": (dec, "deg"), "rate": (rate, unit), "rate_err": (error, unit),
+        "mag_inst": (instrumental, "mag"), "mag": (instrumental + value, "mag"), "mag_err": (mag_err, "mag"),
+    }  # fmt: skip
+    for name, (values, column_unit) in columns.items():
+        sources[name] = values
+        sources[name].unit = column_unit
+
+
+def _row_of(header: fits.Header, row: Mapping, solution: Solution, zero_point: ZeroPoint | None) -> dict:
+    values = {name: row.get(name) for name in ("frame", "target", "filter", "date_obs", "night", "airmass")}
+    values |= {"wcs_status": solution.status, "wcs_rms": solution.rms, "wcs_stars": len(solution.stars)}
+    values |= {"aperture": header.get("APRADIUS"), "aperture_correction": header.get("APCOR")}
+    if solution.plate is not None:
+        ny, nx = solution.shape
+        ra, dec = solution.plate.to_sky((nx - 1) / 2, (ny - 1) / 2)
+        values |= {"ra": float(ra[0]), "dec": float(dec[0]), "pixel_scale": solution.plate.pixel_scale}
+    if zero_point is not None:
+        values |= {
+            "zero_point": zero_point.value, "error": zero_point.error, "systematic": zero_point.systematic,
+            "scatter": zero_point.scatter, "n": zero_point.n, "colour_term": zero_point.colour_term,
+            "colour_term_error": zero_point.colour_term_error, "system": header["MAGSYS"], "source": header["MAGZPSRC"],
+        }  # fmt: skip
+        values |= _depth(header, zero_point, values.get("pixel_scale"))
+    return values
+
+
+def _depth(header: fits.Header, zero_point: ZeroPoint, scale: float) -> dict:
+    """Sky brightness and limiting magnitude, into the header too."""
+    exptime, sky, noise = (header.get(card) for card in ("EXPTIME", "SKYMED", "SKYSTD"))
+    if not exptime or sky is None or noise is None:
+        return {}
+    brightness = zero_points.sky_brightness(zero_point.value, sky, exptime, scale)
+    depth = zero_points.limiting_magnitude(
+        zero_point.value, noise, header.get("APRADIUS", np.nan), header.get("APCOR", 1.0), exptime
+    )
+    found = {"sky_brightness": brightness, "limiting_magnitude": depth}
+    comments = {"SKYMAG": "[mag/arcsec2] brightness of the sky", "MAGLIM": "[mag] 5 sigma in the main aperture"}
+    for (card, comment), value in zip(comments.items(), found.values(), strict=True):
+        if np.isfinite(value):
+            header[card] = (value, comment)
+    return found
+
+
+def write_zero_points(path: str | os.PathLike, rows: list[dict]) -> None:
+    """Write rows of the table of zero points as tab-separated text; a value that is unknown is an empty cell."""
+    with replacing(path) as scratch, open(scratch, "w", encoding="utf-8") as file:
+        for cells in (COLUMNS, *([_cell(row.get(name)) for name in COLUMNS] for row in rows)):
+            file.write("\t".join(cells) + "\n")
+
+
+def _cell(value) -> str:
+    if value is None or value != value:  # NaN
+        return ""
+    return f"{value:.9g}" if isinstance(value, float) else " ".join(str(value).split())
+
+
+def read_zero_points(path: str | os.PathLike) -> list[dict]:
+    """Rows that `write_zero_points` wrote, all as text."""
+    import csv
+
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+
+
+def zero_point_of(path: str | os.PathLike | None) -> float:
+    """Zero point of a frame from its table; NaN without one."""
+    rows = read_zero_points(path) if path else []
+    return float(rows[0]["zero_point"]) if rows and rows[0]["zero_point"] else np.nan
+
+
+#: Cards that a stack takes over from the reference frame, besides the WCS.
+_STACK_CARDS = "WCSSTAT WCSRMS WCSNREF WCSREASN MAGZP MAGZPERR MAGZPSYS MAGZPSCA MAGZPN MAGZPSRC MAGSYS COLTERM".split()
+
+
+def stack_cards(path: str | os.PathLike) -> fits.Header:
+    """Cards of a solved frame that hold for a stack on its grid and flux scale."""
+    header = fits.getheader(path, 0)
+    wcs = astrometry.wcs_of(header)
+    for card in _STACK_CARDS:
+        if card in header:
+            wcs[card] = (header[card], header.comments[card])
+    return wcs
