@@ -12,7 +12,7 @@ demo: .venv/run
 	$(BIN)/snakemake --cores all --quiet host reason rules --config raw_dir=demo/simulated/raw results_dir=demo
 
 test: .venv/test lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist loadfile
 
 lint: .venv/test
 	$(BIN)/ruff check

@@ -1,8 +1,8 @@
 # nightflow: from a night of raw CCD or CMOS frames to calibrated frames, sky tables and stacks.
 #
 #     raw bias, dark, flat ──> masters ──┐
-#     raw lights ────────────────────────┴─> calibrate ─> mask ─> sky ─┬─> select_frames ─> stack
-#                                                                      └──────────────────> report
+#     raw lights ────────────────────────┴─> calibrate ─> mask ─> sky [─> solve] ─┬─> select_frames ─> stack
+#                                                                                 └──────────────────> report
 
 from snakemake.utils import min_version
 
@@ -12,6 +12,7 @@ min_version("9.0")
 include: "workflow/rules/common.smk"
 include: "workflow/rules/masters.smk"
 include: "workflow/rules/frames.smk"
+include: "workflow/rules/solve.smk"
 include: "workflow/rules/stacks.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/simulate.smk"

@@ -36,11 +36,13 @@ def make(master, made, options):
     if master.kind == "bias":
         return masters.make_bias(paths, detector, options, hdu=hdu)
     if master.kind == "dark":
-        return masters.make_dark(paths, None, detector, options, hdu=hdu, exptimes=exptimes)
+        return masters.make_dark(paths, made[master.bias], detector, options, hdu=hdu, exptimes=exptimes)
     return masters.make_flat(paths, made[master.bias], made[master.dark], detector, options, hdu=hdu, exptimes=exptimes)
 
 
 def calibrated(row, made, options):
     pixels, header = lights.read_light(row.path, row.hdu, row.cards())
     detector = row.detector
-    return calibration.calibrate(pixels, header, detector, made[row.bias], made[row.dark], made[row.flat], None, options)
+    return calibration.calibrate(
+        pixels, header, detector, made[row.bias], made[row.dark], made[row.flat], None, options
+    )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
 from dialects import DIALECTS, write_night
-from nightflow import explain, inventory, products, simulate
 from reduction import reduce
+
+from nightflow import explain, inventory, products, simulate
 
 NIGHT = {
     "shape": [40, 48],
@@ -18,6 +18,8 @@ NIGHT = {
     "targets": [{"name": "M67", "ra": 132.846, "dec": 11.814, "filters": ["V"], "frames": 2, "exptime": 60.0}],
     "effects": {"overscan": {"enabled": True, "columns": 8}},
 }
+
+
 @pytest.fixture(scope="module")
 def known():
     return explain.load_dialects()

@@ -198,7 +198,13 @@ def test_cards_are_read_as_astropy_reads_them(tmp_path):
     ],
 )
 def test_cards_that_break_the_standard_come_through_as_text(tmp_path, card, value):
-    cards = ["SIMPLE  =                    T", "BITPIX  =                    8", "NAXIS   =                    0", card, "END"]
+    cards = [
+        "SIMPLE  =                    T",
+        "BITPIX  =                    8",
+        "NAXIS   =                    0",
+        card,
+        "END",
+    ]
     path = tmp_path / "a.fits"
     path.write_bytes("".join(c.ljust(80)[:80] for c in cards).ljust(2880).encode())
     with open(path, "rb") as stream:

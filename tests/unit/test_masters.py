@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from nightflow import masters, photontransfer
+from nightflow import badpixels, masters, photontransfer, products
 from nightflow.badpixels import hot_pixels, local_median
 from nightflow.combine import ArrayRows
 from nightflow.products import Image, MaskBit, RejectedFrame
+from nightflow.steps import UserError
 
 GAIN, READ_NOISE, SHAPE = 1.5, 9.0, (160, 200)
 DETECTOR = {"gain": GAIN, "read_noise": READ_NOISE, "saturation": 65535.0}
@@ -361,3 +362,100 @@ def test_frames_of_a_real_flat_agree_with_their_stated_noise(m51):
     ratio = stated / photontransfer.clipped_deviation(difference)
     print(f"M51 set: flat noise stated/true {ratio:.3f}")
     assert ratio == pytest.approx(1, abs=0.03)
+
+
+# --- bad pixels that the observer knows --------------------------------------------------------------------------
+
+
+def test_own_map_as_a_list_or_an_image(tmp_path):
+    table = tmp_path / "bad.txt"
+    table.write_text("# column of the amplifier\n3 4\n10, 12, 1, 5  # a corner\n\n")
+    bad = badpixels.read_map(table, (20, 30))
+    expected = np.zeros((20, 30), np.uint16)
+    expected[3, 2] = expected[0:5, 9:12] = MaskBit.BAD
+    np.testing.assert_array_equal(bad, expected)
+    fits.PrimaryHDU((expected > 0).astype(np.uint8)).writeto(tmp_path / "bad.fits")
+    np.testing.assert_array_equal(badpixels.read_map(tmp_path / "bad.fits", (20, 30)), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("gone.txt", None, "cannot be read"),
+        ("bad.txt", "3 4 5\n", "line 1, is '3 4 5': expected 'x y' or 'x1 x2 y1 y2'"),
+        ("bad.txt", "0 4\n", "line 1, is '0 4'"),
+        ("bad.fits", "text", "cannot be read"),
+    ],
+)
+def test_own_map_that_cannot_be_used_is_explained(tmp_path, name, text, words):
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=words):
+        badpixels.read_map(tmp_path / name, (20, 30))
+
+
+def test_own_map_of_another_shape_is_refused(tmp_path):
+    fits.PrimaryHDU(np.zeros((5, 6), np.uint8)).writeto(tmp_path / "bad.fits")
+    with pytest.raises(UserError, match="has 6 x 5 pixels, the trimmed frame 30 x 20"):
+        badpixels.read_map(tmp_path / "bad.fits", (20, 30))
+
+
+# --- several chips, windows, a library ---------------------------------------------------------------------------
+
+
+def test_levels_common_to_all_chips_keep_their_sensitivities(tmp_path):
+    cameras = []
+    for seed, sensitivity in enumerate((1.0, 0.7)):
+        (tmp_path / str(seed)).mkdir()
+        camera = Camera(tmp_path / str(seed), seed)
+        camera.response = camera.response * sensitivity
+        cameras.append(camera)
+    chips = []
+    for camera in cameras:
+        paths = flats_of(camera)
+        chips.append({"paths": paths, "hdu": None, "exptimes": None, "bias": bias_of(camera), "dark": None})
+        chips[-1]["detector"] = DETECTOR
+    found = masters.exposure_levels(chips, {})
+    assert found == {}, "exposures that are not of every chip do not count"
+    renamed = [{**chip, "paths": [p.rename(p.parent / f"f{i}") for i, p in enumerate(chip["paths"])]} for chip in chips]
+    levels = {}
+    for chip in renamed:  # one file a chip here: the levels of the same exposures are put together by hand
+        own = masters.exposure_levels([chip], {})
+        for path, level in own.items():
+            levels.setdefault(path.rsplit("/", 1)[-1], []).append(level)
+    common = [float(np.mean(levels[f"f{i}"])) for i in range(5)]
+    flats = [masters.make_flat(c["paths"], c["bias"], None, DETECTOR, {}, levels=common, norm=1.0) for c in renamed]
+    means = [flat.data.mean() for flat in flats]
+    assert means[1] / means[0] == pytest.approx(0.7, rel=0.01) and np.mean(means) == pytest.approx(1, abs=3e-3)
+
+
+def test_a_table_without_a_frame_of_the_mosaic_is_refused(tmp_path):
+    table = tmp_path / "levels.tsv"
+    table.write_text("path\tlevel\na.fits\t100.0\n")
+    assert masters.common_levels(table, ["a.fits"]) == {"levels": [100.0], "norm": 1.0}
+    with pytest.raises(RejectedFrame, match="no level common to all chips for b.fits"):
+        masters.common_levels(table, ["a.fits", "b.fits"])
+
+
+def test_windows_are_cut_out_of_full_masters(camera):
+    bias = bias_of(camera)
+    cut = masters.cut_outs({"bias": bias, "dark": None}, {"bias": (10, 20), "dark": None}, (30, 40))
+    np.testing.assert_array_equal(cut["bias"].data, bias.data[10:40, 20:60])
+    assert cut["dark"] is None
+    assert masters.cut_outs({"bias": bias}, {"bias": None}, (30, 40))["bias"] is bias
+
+
+def test_ready_masters_come_with_or_without_noise(camera, tmp_path):
+    bias = bias_of(camera)
+    products.write_image(tmp_path / "own.fits", bias)
+    own = masters.read_library_master(tmp_path / "own.fits", 0, "bias", {})
+    np.testing.assert_array_equal(own.uncertainty, bias.uncertainty)
+    response = np.full(SHAPE, 25000, np.float32)
+    response[5, 5], response[6, 6] = 100, np.nan
+    fits.PrimaryHDU(response).writeto(tmp_path / "flat.fits")
+    flat = masters.read_library_master(tmp_path / "flat.fits", 0, "flat", {})
+    assert flat.data[0, 0] == pytest.approx(1) and flat.mask[5, 5] == MaskBit.LOW_RESPONSE
+    assert flat.mask[6, 6] == MaskBit.NO_DATA and not flat.uncertainty.any()
+    products.write_rejected(tmp_path / "no.fits", RejectedFrame("too faint"))
+    with pytest.raises(RejectedFrame):
+        masters.read_library_master(tmp_path / "no.fits", 0, "flat", {})

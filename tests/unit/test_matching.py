@@ -204,3 +204,92 @@ def test_a_bad_pixel_map_belongs_to_a_dark_and_a_flat():
     names = {matching.bad_pixels_name(d, f) for d in ("dark_a", "dark_b") for f in ("flat_a", "flat_b")}
     assert len(names) == 4 and all(name.startswith("badpixels_") for name in names)
     assert matching.bad_pixels_name(None, None) is None
+
+
+# --- windows, colours, overscan, libraries, nights ----------------------------------------------------------------
+
+
+def test_a_window_inside_a_full_master_is_cut_out():
+    rows = night(frame("light", 10, shape="20x10", window="15,12"))
+    matching.reject_odd_shapes(rows)
+    masters = assign(rows)
+    window = lights(rows)[-1]
+    assert window.status == "ok" and window.flat and window.bias == lights(rows)[0].bias
+    assert matching.window_corner(window, masters[window.bias].like) == (12, 15)
+
+
+@pytest.mark.parametrize(
+    "odd", [{"window": "25,12"}, {"window": None}, {"window": "15,12", "detector": {"trim": [[0, 10], [0, 20]]}}]
+)
+def test_a_window_that_is_not_inside_is_rejected(odd):
+    rows = night(frame("light", 10, shape="20x10", **odd))
+    matching.reject_odd_shapes(rows)
+    assert rows[-1].status == "rejected" and "shape 20x10, but the calibration frames" in rows[-1].reason
+
+
+def test_a_channel_of_a_colour_frame_has_the_flat_of_its_mosaic():
+    rows = night(frame("light", 10, filter="R", glass="V"))
+    assign(rows)
+    assert lights(rows)[-1].flat == lights(rows)[0].flat
+
+
+def test_overscan_stands_in_for_a_bias_and_scales_darks():
+    rows = night(frame("dark", 10, exptime=300.0), without=["bias", "dark"])
+    for row in rows:
+        row.detector = {"overscan": [[0, 30], [40, 48]], "trim": [[0, 30], [0, 40]]}
+    assign(rows)
+    assert lights(rows)[0].dark.endswith("_300s") and "scaled by 0.2" in lights(rows)[0].reason
+    rows = [row for row in rows if row.kind != "dark"]
+    assign(rows)
+    assert "no bias, level from the frame itself: there are no bias frames" in lights(rows)[0].reason
+
+
+def test_a_dark_that_has_to_be_scaled_up_is_a_remark():
+    rows = night(frame("dark", 10, exptime=30.0), without=["dark"])
+    assign(rows)
+    assert "dark of 30 s scaled up, and its noise with it, by 2" in lights(rows)[0].reason
+
+
+def test_a_dark_of_a_non_linear_camera_gets_a_bias():
+    rows = night()
+    for row in rows:
+        row.detector = {"linearity": [0, 1, 1e-6]}
+    masters = assign(rows)
+    assert all(m.bias for m in masters.values() if m.kind == "dark")
+
+
+def test_ready_masters_are_used_where_nothing_is_nearer():
+    ready = [frame(kind, 20, mjd_mid=60000.0, night="2023-02-25") for kind in ("bias", "dark", "flat")]
+    library = matching.ready_masters(ready)
+    rows = night(without=["bias", "dark", "flat"])
+    matching.assign(rows, dict(library), {"match": CRITERIA, "missing": "error", "exposure_tolerance": 0.01})
+    assert [lights(rows)[0].bias, lights(rows)[0].flat] == ["library_bias20", "library_flat20"]
+    rows = night()
+    masters = matching.find_masters(rows, CRITERIA) | library
+    matching.assign(rows, masters, {"match": CRITERIA, "missing": "error", "exposure_tolerance": 0.01})
+    assert not lights(rows)[0].bias.startswith("library")
+
+
+def test_a_ready_master_is_compared_with_the_trimmed_frame():
+    library = matching.ready_masters([frame(kind, 20) for kind in ("bias", "dark", "flat")])
+    rows = night(without=["bias", "dark", "flat"])
+    for row in rows:
+        row.shape, row.detector = "48x30", {"trim": [[0, 30], [0, 40]]}
+    matching.assign(rows, dict(library), {"match": CRITERIA, "missing": "error", "exposure_tolerance": 0.01})
+    assert lights(rows)[0].bias == "library_bias20"
+
+
+def test_each_night_has_its_own_masters_and_shares_what_it_lacks():
+    second = [frame(kind, 20 + i, night="2024-03-09", mjd_mid=60378.9) for i in range(2) for kind in ("flat", "light")]
+    rows = night(*second)
+    assign(rows)
+    later = lights(rows)[-1]
+    assert "2024-03-09" in later.flat and "2024-03-08" in later.bias and "2024-03-08" in later.dark
+
+
+def test_flats_may_do_without_bias_if_told_so():
+    rows = night(without=["bias", "dark"])
+    masters = matching.find_masters(rows, CRITERIA)
+    policy = {"match": CRITERIA, "missing": "skip", "exposure_tolerance": 0.01, "flat_without_bias": True}
+    matching.assign(rows, masters, policy)
+    assert any(m.kind == "flat" for m in masters.values())

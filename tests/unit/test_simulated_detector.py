@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
+from reduction import reduce
 
-from nightflow import explain, simulate
+from nightflow import explain, fringes, products, simulate, sky
 from nightflow.products import MaskBit
 from nightflow.simulate_effects import only
-from reduction import reduce
 
 SHAPE = [220, 260]
 BASE = ("gain", "read_noise", "shot_noise", "sky", "dark_current", "vignetting", "saturation")
@@ -64,3 +63,33 @@ def test_effect_alone_vanishes_to_its_stated_sigma(effect, tmp_path):
     print(f"\n  {effect}: mean {z.mean(dtype=float):.4f}, stddev {z.std(dtype=float):.4f} over {z.size} pixels")
     assert abs(z.mean(dtype=float)) < 0.02
     assert 0.95 < z.std(dtype=float) < 1.05
+
+
+@pytest.mark.accuracy
+def test_fringes_alone_vanish_to_their_stated_sigma(tmp_path):
+    config = {
+        "shape": [256, 256],
+        "bias_frames": 12,
+        "dark_frames": 12,
+        "flat_frames": 12,
+        "filters": {"I": {"sky": 30.0}},
+        "targets": [{"name": "T", "ra": 132.8, "dec": 11.8, "filters": ["I"], "frames": 12, "exptime": 60.0}],
+        "effects": only(*BASE, "dithers", fringes={"amplitude": 0.06, "filters": ["I"]}),
+        "truth": {"frames": False, "masters": False},
+    }
+    simulate.simulate_night(config, tmp_path / "raw")
+    _, images = reduce(tmp_path / "raw", explain.load_dialects(), {}, OPTIONS)
+    paths = [tmp_path / f"{name}.fits" for name in sorted(images)]
+    for path in paths:
+        products.write_image(path, images[path.stem])
+    fringe = fringes.make_fringe(paths[1:], sky.DEFAULTS)
+    image = images[paths[0].stem]
+    result = fringes.subtract_fringe(image, fringe, sky.DEFAULTS)
+    scores = []
+    for one in (image, result):
+        good = one.mask == 0
+        level, _ = sky.sky_model(one.data, one.mask, sky.DEFAULTS)
+        scores.append(((one.data - level) / one.uncertainty)[good])
+    before, after = scores
+    print(f"\n  fringes: mean {after.mean():.4f}, stddev {after.std():.4f}, with them {before.std():.4f}")
+    assert abs(after.mean(dtype=float)) < 0.02 and 0.95 < after.std(dtype=float) < 1.05 < before.std()

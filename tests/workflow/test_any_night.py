@@ -42,9 +42,7 @@ def test_chips_of_a_mosaic_share_one_normalisation(raw_night, workspace):
     """The second chip is less sensitive: with one normalisation both see the same sky."""
     for name, pixels, header in raw_frames(raw_night):
         second = 500 + 0.8 * (pixels - 500)
-        images = [
-            fits.ImageHDU(p.round().astype(np.uint16), name=f"CCD{i}") for i, p in enumerate((pixels, second), 1)
-        ]
+        images = [fits.ImageHDU(p.round().astype(np.uint16), name=f"CCD{i}") for i, p in enumerate((pixels, second), 1)]
         workspace.raw.mkdir(exist_ok=True)
         fits.HDUList([fits.PrimaryHDU(header=header), *images]).writeto(workspace.raw / name)
     workspace.run("--until", "calibrate")
@@ -106,7 +104,9 @@ def test_ready_masters_of_other_programs_serve_too(raw_night, reduced, workspace
     for kind, word in (("bias", "Master Bias"), ("dark", "Master Dark"), ("flat", None)):
         (path,) = (reduced.results / "masters").glob(f"{kind}_*.fits")
         image = products.read_image(path)
-        header = fits.Header([(k, image.header[k]) for k in ("EXPTIME", "INSTRUME", "XBINNING", "YBINNING", "CCD-TEMP")])
+        header = fits.Header(
+            [(k, image.header[k]) for k in ("EXPTIME", "INSTRUME", "XBINNING", "YBINNING", "CCD-TEMP")]
+        )
         if kind == "flat":
             header["FILTER"] = "V"
         else:

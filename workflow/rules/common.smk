@@ -7,13 +7,14 @@ from snakemake.utils import update_config
 # The library. Its files are named one by one, since a remote module fetches only what is named.
 MODULES = (
     "__init__ asterisms astrometry badpixels bayer calibration characterisation "
-    "combine commands configuration cosmicrays detector explain frames instruments "
-    "inventory lights masters matching measurement noisecorrelation photometry "
-    "photontransfer planning plate_matching plate_search plates pointing previews "
-    "products provenance quality rawfiles reference reference_catalogues registration "
-    "report resampling scenes simulate simulate_detector simulate_effects "
-    "simulate_headers simulate_noise simulate_settings simulate_sky simulate_sources "
-    "simulate_truth sky solving sources stacking steps trails zero_points "
+    "combine commands configuration cosmicrays detector explain frames fringes "
+    "instruments inventory lights masters matching measurement noisecorrelation "
+    "photometry photontransfer planning plate_matching plate_search plates "
+    "pointing previews products provenance quality rawfiles reference "
+    "reference_catalogues registration report resampling scenes simulate "
+    "simulate_detector simulate_effects simulate_headers simulate_noise "
+    "simulate_settings simulate_sky simulate_sources simulate_truth sky solving "
+    "sources stacking steps trails zero_points "
 ).split()
 
 
@@ -43,12 +44,19 @@ SECTIONS = {
     "masters": ["calibration"],
     "calibrate": ["calibration"],
     "mask": ["calibration", "cosmic_rays", "trails", "sources"],
-    "sky": ["calibration", "cosmic_rays", "trails", "sources", "sky", "photometry"],
+    "sky": ["calibration", "cosmic_rays", "trails", "sources", "fringes", "sky", "photometry"],
 }
+SECTIONS["solve"] = [
+    *SECTIONS["sky"],
+    "astrometry",
+    "reference_catalogue",
+    "zero_points",
+]
 SECTIONS["select"] = [*SECTIONS["sky"], "selection", "registration"]
 SECTIONS["stack"] = [*SECTIONS["select"], "stack"]
 PLANNING_ONLY = (
     "library",
+    "file",
     "match",
     "missing",
     "split_colours",
@@ -123,6 +131,7 @@ wildcard_constraints:
     camera="[A-Za-z0-9][A-Za-z0-9._-]*",
     frame="[A-Za-z0-9][A-Za-z0-9._-]*",
     master="(bias|dark|flat|library)_[A-Za-z0-9._-]+",
+    fringe="fringe_[A-Za-z0-9._-]+",
     mosaic="levels_[A-Za-z0-9._-]+",
     badpixels="badpixels_[A-Za-z0-9._-]+",
     target="[A-Za-z0-9][A-Za-z0-9._-]*",
@@ -272,6 +281,18 @@ def chips_of(wildcards):
     ]
 
 
+def fringe_frames(wildcards):
+    lights = known(PLAN.fringes, wildcards.fringe, "fringe pattern")
+    return [f"{RESULTS}/masked/{frame.frame}.fits" for frame in lights]
+
+
+def inputs_of_sky(wildcards):
+    found = {"masked": f"{RESULTS}/masked/{wildcards.frame}.fits"}
+    if wildcards.frame in PLAN.fringe_of:
+        found["fringe"] = master_path(PLAN.fringe_of[wildcards.frame])
+    return found
+
+
 def corners(item):
     """Where the window of a light or of raw flats begins in each of its masters, if it is cut out of them."""
     frame = getattr(item, "like", item)
@@ -290,6 +311,8 @@ def inputs_of_light(wildcards):
     found |= detector_of(frame.frame, frame.detector)
     if frame.flat:
         found["flat"] = master_path(frame.flat)
+    if config["calibration"]["bad_pixel_map"]:
+        found["bad_pixel_map"] = config["calibration"]["bad_pixel_map"]
     if frame.frame in PLAN.bad_pixels_of:
         found["bad_pixels"] = master_path(PLAN.bad_pixels_of[frame.frame])
     return found
@@ -313,6 +336,51 @@ def group_files(folder, suffix):
         ]
 
     return files
+
+
+def engine_of_solve():
+    """Who finds the frames' places on the sky; 'none' leaves the step out."""
+    engine, catalogue = (
+        config["astrometry"]["engine"],
+        config["reference_catalogue"]["file"],
+    )
+    if engine == "catalogue" and catalogue is None:
+        stop("astrometry.engine is catalogue, but reference_catalogue.file is not set")
+    if catalogue is not None and not Path(catalogue).is_file():
+        stop(f"reference_catalogue.file {catalogue!r} not found")
+    return engine if engine != "auto" else "catalogue" if catalogue else "none"
+
+
+SOLVER = engine_of_solve()
+
+
+def inputs_of_solve(wildcards):
+    found = {"sources": f"{RESULTS}/sources/{wildcards.frame}.fits"}
+    if config["reference_catalogue"]["file"] is not None:
+        found["catalogue"] = config["reference_catalogue"]["file"]
+    return found
+
+
+def row_of_solve(frame):
+    columns = ("night", "airmass", "ra", "dec", "mjd_mid")
+    return {**frame.identity(), **{name: getattr(frame, name) for name in columns}}
+
+
+def sections_of_solve():
+    names = ("astrometry", "reference_catalogue", "zero_points")
+    sections = {name: options(name) for name in names}
+    return {**sections, "astrometry": {**sections["astrometry"], "engine": SOLVER}}
+
+
+def solved(folder, suffix):
+    """Input function: one file of the solve step for each frame in a stack's group, none where it is left out."""
+    return [] if SOLVER == "none" else group_files(folder, suffix)
+
+
+def zero_points():
+    if SOLVER == "none":
+        return []
+    return [f"{RESULTS}/zeropoints/{frame}.tsv" for frame in PLAN.lights]
 
 
 def selections():

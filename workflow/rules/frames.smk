@@ -50,9 +50,34 @@ rule mask:
         "../scripts/mask.py"
 
 
+rule master_fringe:
+    input:
+        fringe_frames,
+    output:
+        f"{RESULTS}/masters/{{fringe}}.fits",
+    log:
+        f"{RESULTS}/logs/masters/{{fringe}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/masters/{{fringe}}.tsv"
+    priority: 35
+    conda:
+        "../../envs/mask.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(1),
+    params:
+        sky=options("sky"),
+        fringes=options("fringes"),
+        memory_mb=config["calibration"]["memory_mb"],
+        configuration=digest("sky"),
+        code=code("master_fringe"),
+    script:
+        "../scripts/master_fringe.py"
+
+
 rule sky:
     input:
-        f"{RESULTS}/masked/{{frame}}.fits",
+        unpack(inputs_of_sky),
     output:
         table=f"{RESULTS}/sky/{{frame}}.tsv",
         subtracted=f"{RESULTS}/subtracted/{{frame}}.fits",

@@ -6,6 +6,7 @@ rule report:
         frames=f"{RESULTS}/frames.tsv",
         sky=expand(f"{RESULTS}/sky/{{frame}}.tsv", frame=PLAN.lights),
         detectors=detector_tables(),
+        zero_points=zero_points(),
         selections=selections(),
         stacks=stacks(),
     output:
@@ -18,6 +19,7 @@ rule report:
         detector=f"{RESULTS}/detector.tsv",
         quality=f"{RESULTS}/quality.tsv",
         sky=f"{RESULTS}/sky.tsv",
+        zero_points=f"{RESULTS}/zeropoints.tsv" if SOLVER != "none" else [],
         previews=stack_previews(),
     log:
         f"{RESULTS}/logs/report.log",

@@ -1,6 +1,7 @@
 rule select_frames:
     input:
         sources=group_files("sources", ".fits"),
+        zero_points=solved("zeropoints", ".tsv"),
     output:
         f"{RESULTS}/selection/{{target}}/{{filter}}.tsv",
     log:
@@ -26,6 +27,7 @@ rule select_frames:
 rule stack:
     input:
         frames=group_files("subtracted", ".fits"),
+        solved=solved("photometry", ".fits"),
         selection=f"{RESULTS}/selection/{{target}}/{{filter}}.tsv",
     output:
         f"{RESULTS}/stacks/{{target}}/{{filter}}.fits",

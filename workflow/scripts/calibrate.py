@@ -4,10 +4,10 @@ from pathlib import Path
 
 from astropy.io import fits
 
-from nightflow import bayer, calibration, characterisation, lights, masters, products, steps
+from nightflow import badpixels, bayer, calibration, characterisation, lights, masters, products, steps
 
 
-def main(raw, hdu, paths, corners, measured, output, cards, detector, options, missing, configuration):
+def main(raw, hdu, paths, corners, measured, own_map, output, cards, detector, options, missing, configuration):
     header = fits.Header()
     if measured:
         detector = characterisation.with_measurements(detector, characterisation.read_table(measured))
@@ -18,6 +18,8 @@ def main(raw, hdu, paths, corners, measured, output, cards, detector, options, m
         image = calibration.calibrate(
             pixels, header, detector, used["bias"], used["dark"], used["flat"], bad_pixels, options
         )
+        if own_map:
+            image.mask |= badpixels.read_map(own_map, image.shape)
         if detector.get("channel"):
             image = bayer.channel_of(image, bayer.trimmed_pattern(detector), detector["channel"])
         for card, kind in (("CALBIAS", "bias"), ("CALDARK", "dark"), ("CALFLAT", "flat"), ("CALBPM", "bad_pixels")):
@@ -36,6 +38,7 @@ if "snakemake" in globals():
             {kind: snakemake.input.get(kind) for kind in ("bias", "dark", "flat", "bad_pixels")},
             snakemake.params.corners,
             snakemake.input.get("detector"),
+            snakemake.input.get("bad_pixel_map"),
             snakemake.output[0],
             snakemake.params.row,
             snakemake.params.detector,

@@ -4,12 +4,14 @@ from nightflow import report, steps
 from nightflow.configuration import write_if_changed
 
 
-def main(frames, sky, detectors, selections, stacks, output, template, results, preview_size):
+def main(frames, sky, detectors, zero_points, selections, stacks, output, template, results, preview_size):
     frames = report.read_tables([frames])
     sky = report.read_tables(sky)
     quality = report.quality_table(frames, sky, report.read_tables(selections))
     report.write_table(output["sky"], sky)
     report.write_table(output["quality"], quality)
+    if zero_points:
+        report.write_table(output["zero_points"], report.gather_rows(zero_points))
     detector = report.gather_rows(detectors)
     report.write_table(output["detector"], detector)
     described = report.describe_stacks(stacks)
@@ -24,9 +26,10 @@ if "snakemake" in globals():
             snakemake.input.frames,
             snakemake.input.sky,
             snakemake.input.detectors,
+            snakemake.input.zero_points,
             snakemake.input.selections,
             snakemake.input.stacks,
-            {key: snakemake.output.get(key) for key in ("page", "summary", "detector", "quality", "sky", "previews")},
+            dict(snakemake.output.items()),
             snakemake.params.template,
             snakemake.params.results,
             snakemake.params.preview_size,

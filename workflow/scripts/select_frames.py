@@ -1,14 +1,14 @@
 """Judge the frames of one target and filter, choose the reference, and register the others on it."""
 
-from nightflow import products, quality, steps
+from nightflow import products, quality, solving, steps
 
 
-def main(frames, sources, output, selection_options, registration_options):
+def main(frames, sources, zero_points, output, selection_options, registration_options):
     rows, tables = [], {}
-    for frame, path in zip(frames, sources, strict=True):
+    for frame, path, table in zip(frames, sources, zero_points or [None] * len(frames), strict=True):
         try:
             tables[frame], header = products.read_table(path)
-            rows.append(quality.measures(frame, header, header["NSTARS"]))
+            rows.append(quality.measures(frame, header, header["NSTARS"], solving.zero_point_of(table)))
         except products.RejectedFrame as verdict:
             rows.append({"frame": frame, "reason": verdict.reason})
     selection = quality.select_and_register(quality.make_table(rows), tables, selection_options, registration_options)
@@ -20,6 +20,7 @@ if "snakemake" in globals():
         main(
             snakemake.params.frames,
             snakemake.input.sources,
+            snakemake.input.zero_points,
             snakemake.output[0],
             snakemake.params.selection,
             snakemake.params.registration,

@@ -1,11 +1,14 @@
 """Measure the sky of a masked frame, subtract it, and find and measure the sources."""
 
-from nightflow import measurement, products, steps
+from nightflow import fringes, measurement, products, steps
 
 
-def main(masked, table, subtracted, sources, row, sky_options, detection_options, configuration):
+def main(masked, fringe, table, subtracted, sources, row, sky_options, detection_options, configuration):
     try:
-        image, statistics = measurement.subtract_sky(products.read_image(masked), sky_options)
+        image = products.read_image(masked)
+        if fringe:
+            image = fringes.without_fringe(image, fringe, sky_options)
+        image, statistics = measurement.subtract_sky(image, sky_options)
         image.header["NFCONF"] = (configuration, "digest of the options behind this product")
         found = measurement.measure_sources(image, detection_options)
         products.write_table(sources, found, image.header, "SOURCES")
@@ -20,7 +23,8 @@ def main(masked, table, subtracted, sources, row, sky_options, detection_options
 if "snakemake" in globals():
     with steps.logged(snakemake.log[0]):
         main(
-            snakemake.input[0],
+            snakemake.input.masked,
+            snakemake.input.get("fringe"),
             snakemake.output.table,
             snakemake.output.subtracted,
             snakemake.output.sources,

@@ -2,18 +2,21 @@
 
 from pathlib import Path
 
-from nightflow import products, quality, stacking, steps
+from nightflow import astrometry, products, quality, solving, stacking, steps
 
 
-def main(frames, selection, output, options, configuration, threads):
+def main(frames, solved, selection, output, options, configuration, threads):
     try:
         selected = [row for row in quality.read_selection(selection) if row["used"]]
         if not selected:
             raise products.RejectedFrame("no frame of this target and filter can be used")
         paths = {Path(path).stem: path for path in frames}
         inputs = [(paths[row["frame"]], quality.matrix_of(row), row["flux_scale"], row["weight"]) for row in selected]
-        reference = next(paths[row["frame"]] for row in selected if row["reference"])
-        image = stacking.stack(inputs, products.read_header(reference), options, threads)
+        reference = next(row["frame"] for row in selected if row["reference"])
+        header = products.read_header(paths[reference])
+        for path in (path for path in solved if Path(path).stem == reference):
+            astrometry.set_wcs(header, solving.stack_cards(path))
+        image = stacking.stack(inputs, header, options, threads)
         image.header["NFCONF"] = (configuration, "digest of the options behind this product")
         products.write_image(output, image)
     except products.RejectedFrame as verdict:
@@ -24,6 +27,7 @@ if "snakemake" in globals():
     with steps.logged(snakemake.log[0]):
         main(
             snakemake.input.frames,
+            snakemake.input.solved,
             snakemake.input.selection,
             snakemake.output[0],
             snakemake.params.options,

@@ -254,7 +254,7 @@ def _with_status(cards: fits.Header, solution: Solution) -> fits.Header:
     if solution.reason:
         cards["WCSREASN"] = solution.reason
     if np.isfinite(solution.rms):
-        cards["WCSRMS"] = (solution.rms, "[arcsec] distance of the stars from the catalogue")
+        cards["WCSRMS"] = (solution.rms, "[arcsec] rms distance from the catalogue")
     cards["WCSNREF"] = (len(solution.stars), "reference stars matched")
     return cards
 
@@ -283,7 +283,8 @@ def write_head(path, cards: fits.Header) -> None:
     """Write a ``.head`` file: one card a line, as SCAMP writes and SWarp reads it."""
     from nightflow.products import replacing
 
-    lines = [card.image.rstrip() for card in cards.cards]
+    text = cards.tostring(endcard=False, padding=False)
+    lines = [text[start : start + 80].rstrip() for start in range(0, len(text), 80)]
     with replacing(path) as scratch:
         scratch.write_text("\n".join([*lines, "END", ""]), encoding="ascii")
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from nightflow.combine import order_statistics
-from nightflow.products import Image, MaskBit
+from nightflow.inventory import is_fits_name
+from nightflow.products import Image, MaskBit, RejectedFrame
+from nightflow.rawfiles import RawFile
+from nightflow.steps import UserError
 
 _RUN = 31  # pixels of a column or row that are judged together
 _BOX = 7  # pixels; the surroundings of a pixel
@@ -45,6 +50,54 @@ def find_bad_pixels(dark: Image | None, flat: Image | None, options: dict) -> np
     if flat is not None:
         bad |= deviant_pixels(flat, options.get("dead_response", 0.5), options.get("deviant_response", 0.2))
     return np.where(_with_filled_lines(bad), np.uint16(MaskBit.BAD), np.uint16(0))
+
+
+def read_map(path, shape: tuple[int, int]) -> np.ndarray:
+    """A map of bad pixels that the observer made.
+
+    Parameters
+    ----------
+    path : path-like
+        A FITS image of the trimmed frame's shape, in which bad pixels are not zero; or a text file with a line ``x y``
+        for each bad pixel or ``x1 x2 y1 y2`` for each rectangle, counted from 1, ``#`` before remarks.
+    shape : tuple of int
+        Rows and columns of the trimmed frame.
+
+    Returns
+    -------
+    ndarray of uint16, shape (ny, nx)
+        Bit BAD, else 0.
+
+    Raises
+    ------
+    UserError
+        If the file cannot be read, does not fit the frame, or a line is none of these.
+    """
+    try:
+        bad = _read_image(path) if is_fits_name(str(path)) else _read_list(path, shape)
+    except (OSError, UnicodeDecodeError, RejectedFrame) as error:
+        raise UserError(f"the bad-pixel map {path} cannot be read: {error}") from error
+    if bad.shape != shape:
+        size = f"{bad.shape[1]} x {bad.shape[0]} pixels, the trimmed frame {shape[1]} x {shape[0]}"
+        raise UserError(f"the bad-pixel map {path} has {size}")
+    return np.where(bad, np.uint16(MaskBit.BAD), np.uint16(0))
+
+
+def _read_image(path) -> np.ndarray:
+    return RawFile(path).read() != 0
+
+
+def _read_list(path, shape: tuple[int, int]) -> np.ndarray:
+    bad = np.zeros(shape, bool)
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
+        words = line.partition("#")[0].replace(",", " ").split()
+        if not words:
+            continue
+        if len(words) not in (2, 4) or not all(word.isdecimal() and int(word) > 0 for word in words):
+            raise UserError(f"the bad-pixel map {path}, line {number}, is '{line}': expected 'x y' or 'x1 x2 y1 y2'")
+        x1, x2, y1, y2 = map(int, words if len(words) == 4 else (words[0], words[0], words[1], words[1]))
+        bad[y1 - 1 : y2, x1 - 1 : x2] = True
+    return bad
 
 
 def hot_pixels(dark: np.ndarray, noise: float, threshold: float) -> np.ndarray:

@@ -120,7 +120,9 @@ def _saturation(flats: Sequence[Sequence[SignalRows]], lights: Sequence[RawFile]
     return max(found, key=lambda value: (found[value], value)) if found else None
 
 
-def _measured(amplifier: Amplifier | None, bias, flats, saturation: float | None, detector: dict, options: dict) -> dict:
+def _measured(
+    amplifier: Amplifier | None, bias, flats, saturation: float | None, detector: dict, options: dict
+) -> dict:
     row = {
         "gain_header": amplifier.gain if amplifier else detector.get("gain"),
         "read_noise_header": amplifier.read_noise if amplifier else detector.get("read_noise"),
@@ -218,7 +220,9 @@ def _cell(value) -> str:
 def read_table(path: str | os.PathLike) -> list[dict]:
     """Rows of a table that `write_table` wrote."""
     with Path(path).open(encoding="utf-8", newline="") as table:
-        return [{name: _value(name, text) for name, text in row.items()} for row in csv.DictReader(table, delimiter="\t")]
+        return [
+            {name: _value(name, text) for name, text in row.items()} for row in csv.DictReader(table, delimiter="\t")
+        ]
 
 
 def _value(name: str, text: str):

@@ -77,7 +77,9 @@ def dialects_for(instrument: str) -> tuple[dict[str, Instrument], str]:
     dialects = resolve(_definitions(files))
     if instrument != "auto" and instrument not in dialects:
         known = ", ".join(sorted(dialects))
-        raise InstrumentError(f"instrument '{instrument}' is unknown; known are auto, {known}, or a file ending in .yaml")
+        raise InstrumentError(
+            f"instrument '{instrument}' is unknown; known are auto, {known}, or a file ending in .yaml"
+        )
     return dialects, instrument
 
 
@@ -147,7 +149,12 @@ def _group_lines(members: list[Explanation]) -> Iterator[str]:
     yield f"{len(members)} x {first.frame.kind or 'not understood'}{verdict} (dialect {first.dialect})"
     for one in members:
         frame = one.frame
-        facts = (frame.target, frame.filter, f"{frame.exptime:g} s" if frame.exptime is not None else None, frame.reason)
+        facts = (
+            frame.target,
+            frame.filter,
+            f"{frame.exptime:g} s" if frame.exptime is not None else None,
+            frame.reason,
+        )
         hdu = f"[{frame.hdu}]" if frame.hdu else ""
         yield f"  {frame.path}{hdu}  {'  '.join(fact for fact in facts if fact)}".rstrip().replace("\n", " ")
     for name in _SHOWN:
@@ -169,7 +176,8 @@ def _text(value) -> str:
 def main(argv: list[str] | None = None) -> int:
     """The command ``explain``."""
     parser = argparse.ArgumentParser(
-        prog="explain", description="Say how each raw frame is understood, by which header keyword, and what is missing."
+        prog="explain",
+        description="Say how each raw frame is understood, by which header keyword, and what is missing.",
     )
     parser.add_argument("paths", nargs="+", metavar="FOLDER", help="folder of raw frames, or a single file")
     parser.add_argument(

@@ -466,7 +466,7 @@ def _flat_noise(frames: list[_Frame], flats: list[DarkSubtracted]) -> NoiseModel
 
 
 def _normalised(flat: Image, norm: float | None, options: dict, pattern: str | None = None) -> Image:
-    """Divide a flat by its mean over good pixels, in place, and flag low response; each colour of a mosaic by itself."""
+    """Divide a flat by its mean over good pixels, each colour of a mosaic by itself, in place; flag low response."""
     norms = []
     for part in bayer.phases(flat.shape, pattern):
         norms.append(_normalise(flat.data[part], flat.uncertainty[part], flat.mask[part], norm, options))

@@ -161,7 +161,9 @@ def _total_flux(image: Image, x, y, radius: float) -> tuple[np.ndarray, np.ndarr
     level = np.array([_clipped_median(values[where]) for values, where in zip(light, ring, strict=True)])
     area, number = weight.sum(axis=(1, 2)), np.maximum(ring.sum(axis=(1, 2)), 1)
     flux = (weight * light).sum(axis=(1, 2)) - level * area
-    sky_noise = np.array([np.median(values[where]) if where.any() else np.nan for values, where in zip(noise, ring, strict=True)])
+    sky_noise = np.array(
+        [np.median(values[where]) if where.any() else np.nan for values, where in zip(noise, ring, strict=True)]
+    )
     error = np.sqrt((weight**2 * noise**2).sum(axis=(1, 2)) + (area * sky_noise) ** 2 * np.pi / 2 / number)
     spoilt = (bad & (weight > 0)).any(axis=(1, 2))
     return np.where(spoilt, np.nan, flux), error
@@ -191,4 +193,6 @@ def total_rates(table, header: fits.Header) -> tuple[np.ndarray, np.ndarray]:
     radii = [header[f"APRAD{k + 1}"] for k in range(np.shape(table["aperture_flux"])[1])]
     main = int(np.argmin(np.abs(np.array(radii) - header["APRADIUS"])))
     factor = header["APCOR"] / exptime
-    return tuple(np.asarray(table[name], dtype=float)[:, main] * factor for name in ("aperture_flux", "aperture_flux_err"))
+    return tuple(
+        np.asarray(table[name], dtype=float)[:, main] * factor for name in ("aperture_flux", "aperture_flux_err")
+    )

@@ -68,6 +68,10 @@ class Plan:
         The camera of each light and each master flat.
     mosaics : dict of str to list of `Master`
         Flats of all chips of a camera, in one filter on one night.
+    fringes : dict of str to list of `Frame`
+        Lights of one camera, filter and night, whose common pattern is subtracted from each of them.
+    fringe_of : dict of str to str
+        The fringe pattern of each light that has one.
     """
 
     frames: list[Frame] = field(default_factory=list)
@@ -79,6 +83,8 @@ class Plan:
     cameras: dict[str, Camera] = field(default_factory=dict)
     camera_of: dict[str, str] = field(default_factory=dict)
     mosaics: dict[str, list[Master]] = field(default_factory=dict)
+    fringes: dict[str, list[Frame]] = field(default_factory=dict)
+    fringe_of: dict[str, str] = field(default_factory=dict)
 
 
 def scan(config: dict, instruments: dict[str, Instrument], results: str) -> list[Frame]:
@@ -208,7 +214,26 @@ def assemble(frames: list[Frame], config: dict, library: dict[str, Master] | Non
             plan.bad_pixels[name], plan.bad_pixels_of[light.frame] = pair, name
     plan.cameras, plan.camera_of = find_cameras(lights, plan.masters)
     plan.mosaics = find_mosaics(plan.masters)
+    if config["fringes"]["correct"]:
+        plan.fringes = find_fringes(lights, config["fringes"])
+        plan.fringe_of = {light.frame: name for name, members in plan.fringes.items() for light in members}
     return plan
+
+
+def find_fringes(lights: dict[str, Frame], options: dict) -> dict[str, list[Frame]]:
+    """Groups of lights that share a fringe pattern, by name: one camera, filter and night, and enough of them.
+
+    Parameters
+    ----------
+    lights : dict of str to `Frame`
+    options : dict
+        Section ``fringes``: ``filters`` (empty for all) and ``min_frames``.
+    """
+    groups = defaultdict(list)
+    for light in lights.values():
+        if not options["filters"] or light.filter in options["filters"]:
+            groups[f"fringe_{_camera_name(light)}_{light.shape}_{slug(light.filter, 'x')}"].append(light)
+    return {name: members for name, members in sorted(groups.items()) if len(members) >= options["min_frames"]}
 
 
 def _bad_pixels_from(light: Frame, masters: dict[str, Master]) -> tuple[str | None, str | None]:
@@ -253,9 +278,7 @@ def _in_use(lights: dict[str, Frame], masters: dict[str, Master]) -> dict[str, M
 _MOST_FRAMES = 6  # of one kind that a camera is measured on: pairs enough for 1 %
 
 
-def find_cameras(
-    lights: dict[str, Frame], masters: dict[str, Master]
-) -> tuple[dict[str, Camera], dict[str, str]]:
+def find_cameras(lights: dict[str, Frame], masters: dict[str, Master]) -> tuple[dict[str, Camera], dict[str, str]]:
     """Cameras by name, and the camera of each light and master flat.
 
     A light belongs to the camera on the night of its flats, so that both are put into electrons with the same gain.

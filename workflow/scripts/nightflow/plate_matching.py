@@ -1,4 +1,4 @@
-"""From a first guess to a plate solution: matching all stars, fitting them, and proving that the match is no accident."""
+"""From a first guess to a plate solution: matching all stars, fitting them, and proving that it is no accident."""
 
 from __future__ import annotations
 
@@ -131,7 +131,9 @@ def _degree(stars, i, j, ra, dec, shape, plate, highest: int) -> int:
         q, _ = np.linalg.qr(terms)
         leverage = (q**2).sum(axis=1)
         residual = np.hypot(*(goal - q @ (q.T @ goal)).T) / np.maximum(1 - leverage, 1e-3)
-        predicted = float(np.median(residual) if len(i) < 15 else np.sqrt(np.mean(np.sort(residual)[: -len(i) // 10] ** 2)))
+        predicted = float(
+            np.median(residual) if len(i) < 15 else np.sqrt(np.mean(np.sort(residual)[: -len(i) // 10] ** 2))
+        )
         if predicted < 0.98 * best[0]:
             best = (predicted, degree)
     return best[1] if highest >= 1 else 0
@@ -206,7 +208,9 @@ def log_odds(plate, stars, ra, dec, shape, matched, distance, degree) -> float:
     i, j = matched
     best = 0.0
     least = min(len(stars), len(inside))
-    for n in {min(least, most) for most in (10, 20, 50, least)}:  # the brightest say most, where faint ones do not match
+    for n in {
+        min(least, most) for most in (10, 20, 50, least)
+    }:  # the brightest say most, where faint ones do not match
         lists = {
             "frame": (int((i < n).sum()), i < n, len(inside)),
             "sky": (int(np.isin(j, inside[:n]).sum()), np.isin(j, inside[:n]), len(stars)),

@@ -157,7 +157,9 @@ def fit(x, y, ra, dec, order: int, shape: tuple[int, int], near: tuple[float, fl
     ra0, dec0 = near
     for _ in range(6):  # the tangent point moves to where the polynomial has no constant term
         plane = np.column_stack(project(ra, dec, ra0, dec0))
-        coefficients = _similarity(u, v, plane, weight, aspect) if order == 0 else _polynomial(u, v, plane, weight, order)
+        coefficients = (
+            _similarity(u, v, plane, weight, aspect) if order == 0 else _polynomial(u, v, plane, weight, order)
+        )
         shift = coefficients[0]
         ra0, dec0 = (float(angle) for angle in deproject(*shift, ra0, dec0))
         if np.abs(shift).max() < 1e-11:
@@ -179,9 +181,7 @@ def _similarity(u, v, plane, weight, aspect) -> np.ndarray:
     v = v * aspect
     one, zero = np.ones_like(u), np.zeros_like(u)
     for sign in (1.0, -1.0):  # xi = c + a u - b sign v, eta = d + b u + a sign v; one sign mirrors the image
-        terms = np.vstack(
-            [np.column_stack((one, zero, u, -sign * v)), np.column_stack((zero, one, sign * v, u))]
-        )
+        terms = np.vstack([np.column_stack((one, zero, u, -sign * v)), np.column_stack((zero, one, sign * v, u))])
         root = np.sqrt(np.tile(weight, 2))
         solution, _, rank, _ = np.linalg.lstsq(terms * root[:, None], plane.T.ravel() * root, rcond=1e-9)
         if rank < 4:

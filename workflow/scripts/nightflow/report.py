@@ -25,7 +25,7 @@ def read_tables(paths: Sequence[str]) -> pd.DataFrame:
 def gather_rows(paths: Sequence[str]) -> pd.DataFrame:
     """Rows of several tab-separated tables as text, in one."""
     tables = [pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False) for path in paths]
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame({"warning": []})
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame({"camera": [], "warning": []})
 
 
 def quality_table(frames: pd.DataFrame, sky: pd.DataFrame, selection: pd.DataFrame) -> pd.DataFrame:

@@ -47,7 +47,7 @@ def solve_frame(sources, header: fits.Header, row: Mapping, catalogue: Reference
         What frames.tsv says of the frame.
     catalogue : `~nightflow.reference_catalogues.ReferenceStars` or None
     sections : mapping
-        Sections ``astrometry``, ``reference_catalogue`` and ``photometry`` of the configuration.
+        Sections ``astrometry``, ``reference_catalogue`` and ``zero_points`` of the configuration.
 
     Returns
     -------
@@ -64,7 +64,10 @@ def solve_frame(sources, header: fits.Header, row: Mapping, catalogue: Reference
     except NoZeroPoint as reason:
         remark = f"no zero point: {reason}"
     _add_columns(sources, header, solution, zero_point)
-    values = {**_row_of(header, row, solution, zero_point), "remark": "; ".join(filter(None, (solution.reason, remark)))}
+    values = {
+        **_row_of(header, row, solution, zero_point),
+        "remark": "; ".join(filter(None, (solution.reason, remark))),
+    }
     return solution, values
 
 
@@ -86,7 +89,7 @@ def _zero_point(sources, header, row, catalogue, solution: Solution, sections) -
     return zero_points.fit_zero_point(
         rate[i], error[i], catalogue.magnitude[j], catalogue.error[j], catalogue.colour[j],
         np.column_stack((2 * x[i] / (nx - 1) - 1, 2 * y[i] / (ny - 1) - 1)),
-        {name: sections["photometry"][name] for name in ("colour_term", "spatial_term", "min_snr")},
+        sections["zero_points"],
     )  # fmt: skip
 
 

@@ -1,0 +1,81 @@
+"""Aperture photometry: fluxes, errors and the correction to total flux, against stars of known flux."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from astropy.table import Table
+
+import fields
+from nightflow import photometry, sources
+from nightflow.products import MaskBit
+
+OPTIONS = {"aperture": 1.5, "apertures": [1.0, 2.0, 3.0, 4.0]}
+
+
+def star_image(beta=3.5, fwhm=3.0, n=36, flux=2e5, sky=200.0):
+    """Stars on a grid with subpixel offsets, sky subtracted, and their places."""
+    made = fields.Field(shape=(420, 420), fwhm=fwhm, sky=sky, seed=3)
+    grid = np.arange(35, 420, 70)[: int(np.sqrt(n))]
+    rng = np.random.default_rng(1)
+    x, y = (c.ravel() + rng.uniform(-0.5, 0.5, n) for c in np.meshgrid(grid, grid))
+    for place in zip(x, y, strict=True):
+        made.add_star(*place, flux, fwhm, beta=beta)
+    image = made.image()
+    image.data -= np.float32(sky)
+    return image, x, y
+
+
+@pytest.mark.parametrize("beta", [2.5, 3.5, None])
+def test_corrected_fluxes_are_total(beta):
+    """Flux in the main aperture times APCOR is what the star gave within the largest one (Moffat wings: 2 to 20 mmag)."""
+    image, _, _ = star_image(beta)
+    table = sources.detect_sources(image)
+    photometry.measure_apertures(image, table, OPTIONS)
+    rate, _ = photometry.total_rates(table, {**image.header, "EXPTIME": 1.0})
+    outside = 0.0 if beta is None else (1 + (4 * 2) ** 2 * (2 ** (1 / beta) - 1)) ** (1 - beta)
+    ratio = np.median(rate[:36]) / 2e5
+    print(f"beta {beta}: {ratio:.4f}, inside 4 FWHM {1 - outside:.4f}, APCOR {image.header['APCOR']:.4f}")
+    assert abs(ratio - (1 - outside)) < 0.004
+    assert image.header["APCORN"] > 25 and image.header["APCORERR"] < 0.002
+
+
+def test_errors_match_the_scatter():
+    image, x, y = star_image(flux=5e3, sky=400.0)
+    flux, error = photometry.aperture_fluxes(image, x, y, np.array([3.0, 4.5]))
+    for k in range(2):
+        assert 0.7 < flux[:, k].std() / np.median(error[:, k]) < 1.3
+
+
+def test_units_and_shapes():
+    image, _, _ = star_image()
+    table = sources.detect_sources(image)
+    photometry.measure_apertures(image, table, OPTIONS)
+    assert table["aperture_flux"].shape == (len(table), 5) and str(table["aperture_flux"].unit) == "electron"
+    radii = [image.header[f"APRAD{k}"] for k in range(1, 6)]
+    assert image.header["APRADIUS"] == radii[1] and radii == sorted(radii)
+
+
+def test_a_bad_pixel_counts_as_zero_and_a_neighbour_spoils_the_curve_of_growth():
+    image, x, y = star_image()
+    before, _ = photometry.aperture_fluxes(image, x[:1], y[:1], np.array([4.0]))
+    row, column = int(round(y[0])), int(round(x[0]))
+    lost = image.data[row, column]
+    image.data[row, column], image.mask[row, column] = np.nan, int(MaskBit.NO_DATA)
+    after, _ = photometry.aperture_fluxes(image, x[:1], y[:1], np.array([4.0]))
+    assert np.isclose(before[0, 0] - after[0, 0], lost, rtol=1e-4)
+    alone = photometry.isolated(np.array([0.0, 5.0, 50.0]), np.zeros(3), np.array([100.0, 1.0, 10.0]), 10.0, 0.02)
+    assert alone.tolist() == [True, False, True]
+
+
+def test_a_frame_without_stars_has_no_apertures():
+    image, _, _ = star_image()
+    table = sources.detect_sources(image)[:0]
+    photometry.measure_apertures(image, table, OPTIONS)
+    assert "APRADIUS" not in image.header and "aperture_flux" not in table.colnames
+
+
+def test_without_apertures_the_detections_flux_counts():
+    table = Table({"flux": [60.0], "flux_err": [6.0]})
+    rate, error = photometry.total_rates(table, {"EXPTIME": 60.0})
+    assert rate[0] == 1 and error[0] == 0.1
