@@ -73,7 +73,7 @@ GEOMETRIES = {
 }
 
 
-def night(seed, frames=5, **effects):
+def night(seed, frames=4, **effects):
     # without blends the truth of a star's flux is its own
     effects = {"galaxies": {"enabled": False}} | effects
     return one_target(frames, seed=seed, shape=[512, 512], effects=effects)

@@ -61,7 +61,7 @@ def make_sky(
     seed=1, n=250, shape=(1000, 1200), scale=(1.0, 1.0), true_scale=1.0, angle=33.0, mirrored=False, corner=4.0,
     off=0.0, lost=0.15, spurious=0.1, noise=0.05,
 ) -> Sky:  # fmt: skip
-    """A frame with about `n` stars whose pointing is off by `off` degrees and whose scale by the factor `true_scale`."""
+    """A frame with about `n` stars with a pointing `off` degrees away, and a true scale `true_scale` times that given."""
     rng = np.random.default_rng(seed)
     ny, nx = shape
     extent = np.hypot(nx * scale[0], ny * scale[1]) / 2

@@ -8,7 +8,7 @@ from fields import Field, star_field
 from scipy import ndimage
 
 from nightflow import cosmicrays
-from nightflow.products import MaskBit
+from nightflow.products import Image, MaskBit
 
 SATURATION = 60000.0
 SEEDS = range(5)
@@ -159,3 +159,29 @@ def test_undersampled_stars_survive():
     print(f"FWHM 1.5: recall {recall:.3f}, false discovery {false:.3f}, cores lost {lost:.4f}")
     assert lost < 0.005
     assert recall > 0.7 and false < 0.15
+
+
+def test_replaced_rays_have_the_local_median_and_their_bits():
+    """The guide's cleaned image: only the rays change, and the mask says so."""
+    rng = np.random.default_rng(4)
+    clean = rng.normal(100, 5, (40, 50)).astype(np.float32)
+    rays = np.zeros(clean.shape, dtype=bool)
+    rays[20, 10:18] = True
+    rays[0, 0] = True
+    image = Image(
+        clean + np.where(rays, np.float32(900), np.float32(0)), np.zeros(clean.shape, np.uint16), np.ones_like(clean)
+    )
+    image.mask[5, 5] = MaskBit.BAD
+    image.flag(rays, MaskBit.COSMIC_RAY)
+    cosmicrays.replace(image, rays)
+    assert (image.mask[rays] == MaskBit.COSMIC_RAY | MaskBit.INTERPOLATED).all() and image.mask[5, 5] == MaskBit.BAD
+    np.testing.assert_array_equal(image.data[~rays], clean[~rays])
+    assert np.abs(image.data[rays] - 100).max() < 10
+
+
+def test_a_ray_without_usable_neighbours_keeps_its_value():
+    image = Image(
+        np.full((3, 3), 7, np.float32), np.full((3, 3), MaskBit.COSMIC_RAY, np.uint16), np.ones((3, 3), np.float32)
+    )
+    cosmicrays.replace(image, np.ones((3, 3), dtype=bool))
+    assert (image.data == 7).all() and not (image.mask & MaskBit.INTERPOLATED).any()

@@ -134,3 +134,166 @@ def test_west_longitudes_can_be_positive(dialects):
 
     west = dataclasses.replace(dialects["generic"], longitude_sign="west")
     assert instruments.translate({"LONGITUD": 110.88}, west)[0]["site_longitude"] == pytest.approx(-110.88)
+
+
+# --- every part of an instrument file -----------------------------------------------------------------------------
+
+
+def own(dialects, **parts):
+    """The generic dialect with parts of one's own."""
+    parent = {name: getattr(dialects["generic"], name) for name in dialects["generic"].__dataclass_fields__}
+    return instruments.resolve({"generic": parent, "mine": {"name": "mine", "extends": "generic", **parts}})["mine"]
+
+
+def test_the_example_of_the_documentation_is_true(dialects, root):
+    """The header that docs/new-instrument.md shows, through the file that it writes."""
+    from nightflow import configuration
+
+    text = (root / "docs" / "new-instrument.md").read_text(encoding="utf-8")
+    header, example, detector = (
+        text.split("```\n")[3],
+        *(block.split("```")[0] for block in text.split("```yaml\n")[1:3]),
+    )
+    cards = {}
+    for line in header.splitlines():
+        value = line[10:].split(" / ")[0].strip()
+        cards[line[:8].strip()] = value.strip("' ") if value.startswith("'") else float(value)
+    schema = yaml.safe_load((root / "workflow" / "schemas" / "instrument.schema.yaml").read_text(encoding="utf-8"))
+    definition = yaml.safe_load(example)
+    configuration.check(definition, schema)
+    configuration.check({"name": "x", **yaml.safe_load(detector)}, schema)
+    values, _ = instruments.translate(cards, own(dialects, **{k: v for k, v in definition.items() if k != "name"}))
+    assert (values["kind"], values["target"], values["filter"], values["exptime"]) == ("light", "NGC 7331", "r", 120.0)
+    assert (values["date_obs"], values["temperature"]) == ("2024-03-08T19:15:30.000", -80.0)
+    assert (values["gain"], values["read_noise"], values["saturation"]) == (2.1, 9.5, 60000)
+
+
+@pytest.mark.parametrize(
+    ("cards", "kind"),
+    [
+        ({"ESO DPR CATG": "SCIENCE", "ESO DPR TYPE": "OBJECT"}, "light"),
+        ({"ESO DPR CATG": "CALIB", "ESO DPR TYPE": "FLAT,SKY"}, "flat"),
+        ({"ESO DPR CATG": "CALIB", "ESO DPR TYPE": "BIAS"}, "bias"),
+        ({"ESO DPR CATG": "CALIB", "ESO DPR TYPE": "STD"}, "light"),
+        ({"ESO DPR CATG": "SCIENCE", "ESO DPR TYPE": "OBJECT", "ESO DPR TECH": "SPECTRUM"}, "other"),
+        ({"ESO DPR CATG": "ACQUISITION", "ESO DPR TYPE": "OBJECT"}, "other"),
+        ({"ESO DPR CATG": "CALIB", "ESO DPR TYPE": "FOCUS"}, "other"),
+    ],
+)
+def test_eso_kinds_test_several_cards(dialects, cards, kind):
+    cards = {"EXPTIME": 10.0, **cards}
+    chosen = instruments.choose(cards, dialects)
+    assert chosen.name == "eso" and instruments.translate(cards, chosen)[0]["kind"] == kind
+
+
+@pytest.mark.parametrize(
+    ("cards", "name", "kind"),
+    [
+        ({"ORIGIN": "LCOGT", "OBSTYPE": "SKYFLAT"}, "lco", "flat"),
+        ({"SITEID": "lsc", "OBSTYPE": "EXPOSE"}, "lco", "light"),
+        ({"ORIGIN": "LCOGT", "OBSTYPE": "EXPOSE", "RLEVEL": 91}, "lco", "other"),
+        ({"OBSERVAT": "CTIO", "OBSTYPE": "dome flat"}, "noirlab", "flat"),
+        ({"OBSERVAT": "KPNO", "OBSTYPE": "zero"}, "noirlab", "bias"),
+        ({"OBSERVAT": "CTIO", "OBSTYPE": "object", "PROCTYPE": "InstCal"}, "noirlab", "other"),
+        ({"CREATOR": "MicroObservatory2014", "OBJECT": "Dark"}, "microobservatory", "dark"),
+        ({"CREATOR": "MicroObservatory2014", "OBJECT": "M51", "FILTER": "Opaque"}, "microobservatory", "dark"),
+        ({"CREATOR": "MicroObservatory2014", "OBJECT": "Dark Nebula"}, "microobservatory", "light"),
+        ({"SWCREATE": "N.I.N.A. 2.0.1.8 (x64)", "IMAGETYP": "DARKFLAT"}, "maxim", "dark"),
+        ({"CREATOR": "ZWO ASIAIR Plus", "IMAGETYP": "Flat"}, "maxim", "flat"),
+        ({"CREATOR": "Sequence Generator Pro v3.1", "IMAGETYP": "LIGHT"}, "maxim", "light"),
+        ({"CREATOR": "KStars", "FRAME": "Bias"}, "maxim", "bias"),
+        ({"INSTRUME": "EMMI", "ORIGIN": "NOAO-IRAF FITS Image Kernel July 2003"}, "generic", None),
+    ],
+)
+def test_observatories_are_told_apart(dialects, cards, name, kind):
+    cards = {"EXPTIME": 10.0, **cards}
+    chosen = instruments.choose(cards, dialects)
+    assert (chosen.name, instruments.translate(cards, chosen)[0]["kind"]) == (name, kind)
+
+
+def test_words_that_say_nothing_are_passed_over(dialects):
+    cards = {"ORIGIN": "LCOGT", "BIASSEC": "UNKNOWN", "OBJECT": "N/A", "CAT-NAME": "M 51"}
+    values, origins = instruments.translate(cards, dialects["lco"])
+    assert values["overscan"] is None and (values["target"], origins["target"]) == ("M 51", "CAT-NAME")
+
+
+@pytest.mark.parametrize(
+    ("unit", "value", "celsius"),
+    [("auto", 271.0, -2.15), ("auto", -20.0, -20.0), ("auto", 99.0, None), ("celsius", 13, 13.0), ("kelvin", 50, None),
+     ("auto", "13 C", 13.0), ("auto", "253.15 K", -20.0), ("kelvin", -1, None)],
+)  # fmt: skip
+def test_temperatures(dialects, unit, value, celsius):
+    found = instruments.translate({"CCD-TEMP": value}, own(dialects, units={"temperature": unit}))[0]["temperature"]
+    assert found == (None if celsius is None else pytest.approx(celsius))
+
+
+@pytest.mark.parametrize(("moment", "clock"), [("start", "22:00:00"), ("middle", "21:59:30"), ("end", "21:59:00")])
+def test_the_date_may_be_of_any_moment_of_the_exposure(dialects, moment, clock):
+    cards = {"DATE-OBS": "2024-03-08T23:00:00", "EXPTIME": 60.0}
+    values, _ = instruments.translate(cards, own(dialects, time={"zone": 1, "moment": moment}))
+    assert values["date_obs"] == f"2024-03-08T{clock}.000"
+
+
+def test_a_date_that_names_its_zone_needs_none(dialects):
+    values, _ = instruments.translate({"DATE-OBS": "2024-03-08T23:00:00-0700"}, own(dialects, time={"zone": 5}))
+    assert values["date_obs"] == "2024-03-09T06:00:00.000"
+
+
+def test_mjd_tells_the_time_of_a_date_without_one(dialects):
+    values, _ = instruments.translate({"DATE-OBS": "1992-10-26", "MJD-OBS": 48921.25}, dialects["generic"])
+    assert values["date_obs"] == "1992-10-26T06:00:00.000"
+
+
+def test_settings_come_before_defaults_and_after_the_header(dialects):
+    mine = own(
+        dialects,
+        settings=[{"when": {"READOUTM": "fast*"}, "then": {"gain": 2.0, "read_noise": 9.0}}],
+        defaults={"gain": 1.0, "read_noise": 5.0},
+    )
+    values, origins = instruments.translate({"READOUTM": "Fast 1"}, mine)
+    assert (values["gain"], values["read_noise"], origins["gain"]) == (2.0, 9.0, "settings")
+    values, origins = instruments.translate({"READOUTM": "slow"}, mine)
+    assert (values["gain"], origins["gain"]) == (1.0, "default")
+    assert instruments.translate({"READOUTM": "fast", "EGAIN": 0.7}, mine)[0]["gain"] == 0.7
+
+
+def test_sections_from_defaults_and_from_margins(dialects):
+    values, _ = instruments.translate({}, own(dialects, defaults={"trim": "[17:528,1:520]"}))
+    assert values["trim"] == (slice(0, 520), slice(16, 528))
+    cards = {"ESO DPR CATG": "CALIB", "ESO DET OUT1 PRSCX": 10, "ESO DET OUT1 OVSCX": 20, "ESO DET OUT1 PRSCY": 2}
+    values, _ = instruments.translate(cards, dialects["eso"], shape=(100, 200))
+    assert values["trim"] == (slice(2, 100), slice(10, 180)) and values["overscan"] == (slice(2, 100), slice(180, 200))
+    values, _ = instruments.translate({**cards, "ESO DET OUT1 OVSCX": 500}, dialects["eso"], shape=(100, 200))
+    assert values["trim"] is None
+
+
+def test_amplifiers_from_keywords_where_the_header_has_them(dialects):
+    cards = {"OBSERVAT": "CTIO", "GAINA": 4.1, "GAINB": 4.3, "RDNOISEA": 6.0, "RDNOISEB": 7.0}
+    sections = {
+        "DATASECA": "[1:10,1:8]",
+        "DATASECB": "[11:20,1:8]",
+        "BIASSECA": "[21:22,1:8]",
+        "BIASSECB": "[23:24,1:8]",
+    }
+    values, _ = instruments.translate({**cards, **sections}, dialects["noirlab"])
+    assert [amp["gain"] for amp in values["amplifiers"]] == [4.1, 4.3]
+    assert values["amplifiers"][1]["data"] == (slice(0, 8), slice(10, 20))
+    assert instruments.translate(cards, dialects["noirlab"])[0]["amplifiers"] is None
+
+
+def test_extensions_are_chosen_by_name_or_number_else_masks_are_ignored(dialects):
+    hdus = [{"hdu": n, "name": name} for n, name in enumerate((None, "SCI", "BPM", "ERR"))]
+
+    def chosen(dialect):
+        return [hdu["hdu"] for hdu in instruments.chosen_extensions(hdus, dialect)]
+
+    assert chosen(dialects["lco"]) == [1]
+    assert chosen(own(dialects, extensions={"use": [2, "err"]})) == [2, 3]
+    assert chosen(dialects["generic"]) == [0, 1]
+    assert chosen(own(dialects, extensions={"use": ["gone"]})) == [0, 1]
+
+
+def test_rules_of_a_child_come_before_its_parents(dialects):
+    mine = own(dialects, kinds=[{"IMAGETYP": "light*", "exptime": {"max": 0.5}, "is": "flat"}])
+    assert instruments.translate({"IMAGETYP": "Light", "EXPTIME": 0.1}, mine)[0]["kind"] == "flat"
+    assert instruments.translate({"IMAGETYP": "Light", "EXPTIME": 9.0}, mine)[0]["kind"] == "light"

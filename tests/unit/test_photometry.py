@@ -28,7 +28,7 @@ def star_image(beta=3.5, fwhm=3.0, n=36, flux=2e5, sky=200.0):
 
 @pytest.mark.parametrize("beta", [2.5, 3.5, None])
 def test_corrected_fluxes_are_total(beta):
-    """Flux in the main aperture times APCOR is what the star gave within the largest one (Moffat wings: 2 to 20 mmag)."""
+    """Flux in the main aperture times APCOR is what the star gave within the largest aperture."""
     image, _, _ = star_image(beta)
     table = sources.detect_sources(image)
     photometry.measure_apertures(image, table, OPTIONS)

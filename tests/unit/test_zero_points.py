@@ -34,7 +34,7 @@ def test_errors_are_true_over_200_frames_with_independent_catalogue_noise():
     difference = np.array([z.value - TRUE for z in found])
     terms = np.array([z.colour_term for z in found])
     print(
-        f"zero point: pull {pull.mean():+.2f} +- {pull.std():.3f}, rms {1e3 * np.sqrt((difference**2).mean()):.1f} mmag; "
+        f"pull {pull.mean():+.2f} +- {pull.std():.3f}, rms {1e3 * np.sqrt((difference**2).mean()):.1f} mmag; "
         f"colour term: mean error {terms.mean() - 0.03:+.4f}, scatter {terms.std():.4f}, pull {colour_pull.std():.2f}; "
         f"excess scatter {np.median([z.scatter for z in found]):.4f} (0.01)"
     )

@@ -97,6 +97,9 @@ def make_plan():
     """Scan the raw frames, unless there are none to scan yet (lint, the commands for people)."""
     if config["raw_dir"] is None:
         return planning.Plan()
+    own_map = config["calibration"]["bad_pixel_map"]
+    if own_map and not Path(own_map).is_file():
+        raise FileNotFoundError(f"calibration.bad_pixel_map '{own_map}' not found")
     dialects = load_instruments()
     rows = planning.scan(config, dialects, RESULTS)
     library = planning.scan_library(config, dialects, RESULTS)

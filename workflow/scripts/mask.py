@@ -11,6 +11,8 @@ def main(calibrated, output, ray_options, trail_options, source_options, configu
         image.flag(rays, MaskBit.COSMIC_RAY)
         image.flag(trails.find_trails(image, trail_options), MaskBit.TRAIL)
         image.flag(sources.source_mask(image.data, image.mask, source_options), MaskBit.SOURCE)
+        if ray_options["replace"]:
+            cosmicrays.replace(image, rays)
         image.header["CRNUM"] = (int(rays.sum()), "pixels flagged as cosmic rays")
         image.header["NFCONF"] = (configuration, "digest of the options behind this product")
         products.write_image(output, image)

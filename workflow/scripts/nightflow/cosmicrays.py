@@ -121,6 +121,34 @@ def _filled(values, unusable):
     return np.where(unusable, separable_median(filled), values)
 
 
+def replace(image: Image, rays) -> None:
+    """Write the local median over cosmic rays, in place: the guide's cleaned image.
+
+    The median is of the usable pixels of the 5 x 5 around each, or of the 9 x 9 where there are none; a pixel without
+    any keeps its value. Those replaced get the bit INTERPOLATED.
+
+    Parameters
+    ----------
+    image : `~nightflow.products.Image`
+        Its mask holds the rays.
+    rays : ndarray of bool, shape (ny, nx)
+    """
+    usable = ~rays & ((image.mask & int(UNUSABLE | MaskBit.SATURATED)) == 0) & np.isfinite(image.data)
+    pixels = np.where(usable, image.data, np.float32(np.nan))
+    y, x = np.nonzero(rays)
+    medians = np.full(len(y), np.nan, np.float32)
+    for half in (2, 4):
+        empty = np.flatnonzero(np.isnan(medians))
+        around = np.lib.stride_tricks.sliding_window_view(
+            np.pad(pixels, half, constant_values=np.nan), (2 * half + 1, 2 * half + 1)
+        )[y[empty], x[empty]].reshape(len(empty), -1)
+        known = np.isfinite(around).any(axis=1)
+        medians[empty[known]] = np.nanmedian(around[known], axis=1)
+    found = np.isfinite(medians)
+    image.data[y[found], x[found]] = medians[found]
+    image.mask[y[found], x[found]] |= np.uint16(MaskBit.INTERPOLATED)
+
+
 def _astroscrappy(pixels, sigma, unusable, options):
     import astroscrappy
 

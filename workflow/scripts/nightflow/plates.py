@@ -205,7 +205,7 @@ def sip_header(plate: Plate, shape: tuple[int, int]) -> fits.Header:
         for (p, q), value in zip(powers(plate.order), terms, strict=True):
             if p + q > 1:
                 header[f"{first}_{p}_{q}"] = float(value / plate.unit ** (p + q))
-    order = plate.order + 1  # one more than forward, since the inverse of a polynomial is none
+    order = plate.order + 2  # more than forward, since the inverse of a polynomial is none
     x, y = _grid(shape)
     linear = (plate.plane(x, y) @ inverse) / plate.unit
     back = np.column_stack(((x - plate.x0) / plate.unit, (y - plate.y0) / plate.unit)) - linear
