@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.wcs import WCS
+from skies import OPTIONS, distorted_plate, make_sky
 
 from nightflow import astrometry, plates
-from skies import OPTIONS, distorted_plate, make_sky
 
 
 def solve(sky, **options):

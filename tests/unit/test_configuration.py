@@ -45,7 +45,7 @@ def test_every_option_has_a_default_and_a_description(defaults, schema):
     [
         ("sky", "sky", "DEFAULTS"),
         ("sources", "sources", "MASK_DEFAULTS"),
-        ("photometry", "sources", "DETECTION_DEFAULTS"),
+        ("photometry", "photometry", "DEFAULTS"),
         ("cosmic_rays", "cosmicrays", "DEFAULTS"),
         ("trails", "trails", "DEFAULTS"),
     ],

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import fields
 import numpy as np
 import pytest
 from astropy.table import Table
 
-import fields
 from nightflow import photometry, sources
 from nightflow.products import MaskBit
 

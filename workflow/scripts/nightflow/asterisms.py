@@ -59,11 +59,11 @@ def _triangles(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     sides = np.abs(z[np.roll(corners, -1, axis=1)] - z[np.roll(corners, -2, axis=1)])
     order = np.argsort(sides, axis=1, kind="stable")
     corners, sides = (np.take_along_axis(array, order, axis=1) for array in (corners, sides))
+    good = sides[:, 0] > _LEAST_SIDE
+    corners, sides = corners[good], sides[good]
     a, b, c = z[corners].T
     sense = np.sign(((b - a) * np.conj(c - a)).imag)
-    good = sides[:, 0] > _LEAST_SIDE
-    shape = np.column_stack((sides[:, 0] / sides[:, 2], sides[:, 1] / sides[:, 2], sense))
-    return corners[good], shape[good]
+    return corners, np.column_stack((sides[:, 0] / sides[:, 2], sides[:, 1] / sides[:, 2], sense))
 
 
 def _votes(z: np.ndarray, w: np.ndarray) -> np.ndarray:

@@ -141,7 +141,7 @@ def replace(image: Image, rays) -> None:
         empty = np.flatnonzero(np.isnan(medians))
         around = np.lib.stride_tricks.sliding_window_view(
             np.pad(pixels, half, constant_values=np.nan), (2 * half + 1, 2 * half + 1)
-        )[y[empty], x[empty]].reshape(len(empty), -1)
+        )[y[empty], x[empty]].reshape(len(empty), (2 * half + 1) ** 2)
         known = np.isfinite(around).any(axis=1)
         medians[empty[known]] = np.nanmedian(around[known], axis=1)
     found = np.isfinite(medians)

@@ -16,7 +16,9 @@ from nightflow.resampling import TAPS, Grid, kernel_weights
 
 #: Side in pixels of the square areas whose noise NOISECOR describes, about the aperture of a star.
 BOX = 8
-_PLACES = 5  # along each axis of the output, over which overlaps are averaged
+# Along each axis of the output, over which overlaps are averaged; an even number, since frames turned by half a turn
+# have nothing but the centre in common.
+_PLACES = 6
 
 
 @dataclass(frozen=True)

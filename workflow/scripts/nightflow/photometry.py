@@ -8,8 +8,9 @@ import numpy as np
 from astropy.io import fits
 
 from nightflow.products import UNUSABLE, Image, MaskBit
-from nightflow.sources import seeing, stamps
+from nightflow.sources import DETECTION_DEFAULTS, seeing, stamps
 
+DEFAULTS = {**DETECTION_DEFAULTS, "apertures": [1.0, 2.0, 3.0, 4.0]}
 #: Mask bits that make a flux wrong.
 SPOILT = int(UNUSABLE | MaskBit.SATURATED | MaskBit.NONLINEAR)
 _CHUNK = 1000  # stars whose pixels are held at once
@@ -31,6 +32,7 @@ def measure_apertures(image: Image, table, options: Mapping) -> None:
     options : mapping
         ``aperture`` (the main one) and ``apertures``, radii in FWHM of the frame; the largest counts as total.
     """
+    options = {**DEFAULTS, **options}
     fwhm, _, stars = seeing(table)
     if not stars:
         return
