@@ -1,11 +1,12 @@
 # make demo   reduce a simulated night and say where to look
 # make test   everything that can be checked on this machine
+# make engines  the outside programs that some options use, from Debian's packages, where apt is there
 # make lock   renew envs/requirements*.txt from the .in files
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint docs lock clean
+.PHONY: demo test lint docs engines lock clean
 
 demo: .venv/run
 	$(BIN)/snakemake simulate --cores all --quiet all --config results_dir=demo
@@ -22,6 +23,14 @@ lint: .venv/test
 
 docs: .venv/run
 	$(BIN)/python -m nightflow.reference config/README.md
+
+engines:
+	@if command -v apt-get >/dev/null; then \
+		apt-get update --quiet && apt-get install --yes --quiet --no-install-recommends $(ENGINES); \
+	else echo "make engines needs apt-get (Debian, Ubuntu); install these by hand: $(ENGINES)"; fi
+
+ENGINES := source-extractor scamp swarp astrometry.net astrometry-data-tycho2-07 astrometry-data-tycho2-08 \
+	astrometry-data-tycho2-09 astrometry-data-tycho2-10-19
 
 .venv/run: envs/requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -21,6 +21,7 @@ OPTIONS = {
     "match_radius": 2.0,
     "refine": True,
     "time_limit": 120,
+    "index_dir": None,
 }
 
 
@@ -61,7 +62,7 @@ def make_sky(
     seed=1, n=250, shape=(1000, 1200), scale=(1.0, 1.0), true_scale=1.0, angle=33.0, mirrored=False, corner=4.0,
     off=0.0, lost=0.15, spurious=0.1, noise=0.05,
 ) -> Sky:  # fmt: skip
-    """A frame with about `n` stars with a pointing `off` degrees away, and a true scale `true_scale` times that given."""
+    """About `n` stars; the pointing is `off` degrees away, and the scale is `true_scale` times what the header says."""
     rng = np.random.default_rng(seed)
     ny, nx = shape
     extent = np.hypot(nx * scale[0], ny * scale[1]) / 2

@@ -503,3 +503,25 @@ def test_files_that_hold_no_frame_are_rejected_with_a_reason(tmp_path, name, mak
 def test_a_missing_file_is_no_verdict_about_data(tmp_path):
     with pytest.raises(FileNotFoundError):
         read_raw(tmp_path / "absent.fits")
+
+
+def test_the_masters_part_of_the_noise_is_stated():
+    """CALNOISE: what frames with the same masters have in common, for the stack's uncertainty."""
+    shape, level = (64, 80), 900.0
+    raw = np.full(shape, 1000 + level, np.float32)
+
+    def plane(value, sigma):
+        return Image(
+            np.full(shape, value, np.float32),
+            np.zeros(shape, np.uint16),
+            np.full(shape, sigma, np.float32),
+            fits.Header(),
+        )
+
+    bias, dark, flat = plane(1000, 2), plane(1000, 3), plane(1, 0.01)
+    dark.header["EXPTIME"] = 60.0
+    detector = {"gain": 2.0, "read_noise": 5.0}
+    raw[0, 0] += 1
+    image = cal.calibrate(raw, fits.Header({"EXPTIME": 30.0}), detector, bias, dark, flat, None, {})
+    expected = np.sqrt((2 * 0.5 * 2) ** 2 + (2 * 0.5 * 3) ** 2 + (2 * level * 0.01) ** 2)
+    assert image.header["CALNOISE"] == pytest.approx(expected, rel=1e-3)

@@ -217,3 +217,22 @@ def test_table_has_the_documented_columns(dialects):
         "dark",
         "flat",
     ]
+
+
+def test_a_gain_of_ones_own_holds_for_every_amplifier(dialects):
+    cards = {"OBSERVAT": "CTIO", "OBSTYPE": "object", "EXPTIME": 9.0, "GAINA": 4.1, "GAINB": 4.3, "RDNOISEA": 6.0}
+    cards |= {"RDNOISEB": 7.0, "DATASECA": "[1:20,1:30]", "DATASECB": "[21:40,1:30]"}
+    cards |= {"BIASSECA": "[1:2,1:30]", "BIASSECB": "[39:40,1:30]"}
+    amplifiers = build(dialects, cards).detector["amplifiers"]
+    assert [amp["gain"] for amp in amplifiers] == [4.1, 4.3] and amplifiers[1]["data"] == [[0, 30], [20, 40]]
+    frame = build(dialects, cards, overrides=[{"path": "*", "gain": 2.0}])
+    assert frame.detector["gain"] == 2.0 and all("gain" not in amp for amp in frame.detector["amplifiers"])
+    assert [amp["read_noise"] for amp in frame.detector["amplifiers"]] == [6.0, 7.0]
+
+
+def test_the_frames_of_a_scan_can_be_kept_and_read_back(dialects):
+    import json
+
+    rows = [build(dialects, {**LIGHT, "TRIMSEC": "[1:20,1:30]", "BAYERPAT": "RGGB"}, split_colours=False)]
+    assert frames.from_records(json.loads(json.dumps(frames.to_records(rows)))) == rows
+    assert rows[0].trimmed_shape == "20x30"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from nightflow import instruments
+from nightflow import headervalues, instruments
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_first_keyword_with_a_value_wins_and_is_named(dialects):
     ],
 )
 def test_angles(value, angle):
-    found = instruments.as_angle(value)
+    found = headervalues.as_angle(value)
     assert found == (pytest.approx(angle[0]), angle[1]) if angle else found is None
 
 

@@ -51,7 +51,7 @@ def test_equals_the_sum_over_all_weights(matrices, kernel):
     noise = noisecorrelation.stack_noise(grids, polynomials, SHAPE, amplitudes, variances, common, ["dark"] * n)
 
     def variance(side, shared):
-        box = (26, 26 + side)
+        box = (14, 14 + side)  # far from the centre, which frames turned by half a turn share
         responses = [weights(matrix, polynomials, box, box) for matrix in matrices]
         own = sum(a**2 * (v - c**2) * (r**2).sum() for a, v, c, r in
                   zip(amplitudes, variances, common, responses, strict=True))  # fmt: skip
@@ -62,7 +62,7 @@ def test_equals_the_sum_over_all_weights(matrices, kernel):
 
     pixel, box = variance(1, True), variance(noisecorrelation.BOX, True)
     assert noise.common_variance == pytest.approx(pixel - variance(1, False), rel=1e-4, abs=1e-4)
-    assert noise.correlation == pytest.approx(np.sqrt(box / pixel) / noisecorrelation.BOX, rel=1e-3)
+    assert noise.correlation == pytest.approx(np.sqrt(box / pixel) / noisecorrelation.BOX, rel=5e-3)
 
 
 def test_frames_with_other_masters_share_nothing():

@@ -75,6 +75,14 @@ def test_a_frame_without_stars_has_no_apertures():
     assert "APRADIUS" not in image.header and "aperture_flux" not in table.colnames
 
 
+def test_a_crowd_has_apertures_but_perhaps_no_correction(monkeypatch):
+    image, _, _ = star_image()
+    monkeypatch.setattr(photometry, "_growth_stars", lambda *arguments: np.zeros(0, dtype=int))
+    table = sources.detect_sources(image)
+    photometry.measure_apertures(image, table, OPTIONS)
+    assert image.header["APCOR"] == 1.0 and image.header["APCORN"] == 0 and "APCORERR" not in image.header
+
+
 def test_without_apertures_the_detections_flux_counts():
     table = Table({"flux": [60.0], "flux_err": [6.0]})
     rate, error = photometry.total_rates(table, {"EXPTIME": 60.0})

@@ -6,13 +6,13 @@ from snakemake.utils import update_config
 
 # The library. Its files are named one by one, since a remote module fetches only what is named.
 MODULES = (
-    "__init__ asterisms astrometry badpixels bayer calibration characterisation "
-    "combine commands configuration cosmicrays detector explain frames fringes "
-    "instruments inventory lights masters matching measurement noisecorrelation "
-    "photometry photontransfer planning plate_matching plate_search plates "
-    "pointing previews products provenance quality rawfiles reference "
-    "reference_catalogues registration report resampling scenes simulate "
-    "simulate_detector simulate_effects simulate_headers simulate_noise "
+    "__init__ asterisms astrometry astrometry_net badpixels bayer calibration "
+    "characterisation combine commands configuration cosmicrays detector explain "
+    "frames fringes headervalues instruments inventory lights masters matching "
+    "measurement noisecorrelation photometry photontransfer planning plate_matching "
+    "plate_search plates pointing previews products programs provenance quality "
+    "rawfiles reference reference_catalogues registration report resampling scenes "
+    "simulate simulate_detector simulate_effects simulate_headers simulate_noise "
     "simulate_settings simulate_sky simulate_sources simulate_truth sky solving "
     "sources stacking steps trails zero_points "
 ).split()

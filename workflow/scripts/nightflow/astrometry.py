@@ -93,7 +93,7 @@ def solve(sources, header: fits.Header, row: Mapping, catalogue: ReferenceStars 
     except NotSolved as reason:
         return Solution(NOT_SOLVED, f"not solved: {reason}", None, shape)
     if isinstance(solution, Plate):
-        return Solution(HEADER, "", solution, shape)
+        return Solution(HEADER if options["engine"] == "header" else SOLVED, "", solution, shape)
     return Solution(SOLVED, "", solution.plate, shape, solution.rms, rows[solution.stars], solution.reference)
 
 
@@ -229,12 +229,29 @@ def refined(plate: Plate, task: Task) -> Match:
     raise NotSolved(f"the first solution does not fit the catalogue: {found} stars match")
 
 
+def solve_with_astrometry_net(task: Task) -> Match | Plate:
+    """Engine ``astrometry.net``: solve-field, fitted to the catalogue where there is one."""
+    from nightflow import astrometry_net
+
+    _enough(len(task.stars), "star on the frame", "stars on the frame")
+    try:
+        plate = astrometry_net.solve_field(task.stars, task.shape, task.hints, task.options)
+    except astrometry_net.Unsolved as error:
+        raise NotSolved(str(error)) from error
+    return plate if task.catalogue is None else refined(plate, task)
+
+
 def solve_with_nothing(task: Task) -> Match:
     """Engine ``none``."""
     raise NotSolved("astrometry.engine is none")
 
 
-ENGINES = {"catalogue": solve_with_catalogue, "header": solve_with_header, "none": solve_with_nothing}
+ENGINES = {
+    "catalogue": solve_with_catalogue,
+    "header": solve_with_header,
+    "astrometry.net": solve_with_astrometry_net,
+    "none": solve_with_nothing,
+}
 
 
 def wcs_cards(solution: Solution) -> fits.Header:

@@ -26,6 +26,7 @@ __all__ = ["DarkSubtracted", "calibrate", "read_raw"]
 log = logging.getLogger(__name__)
 
 _BLOCK_PIXELS = 1 << 16  # the arrays of a block stay in the processor's cache
+_NOISE_ROWS = 64  # rows on which the masters' noise is measured
 
 
 def calibrate(
@@ -92,7 +93,26 @@ def calibrate(
             mask |= plane.astype(np.uint16, copy=False)
     _set_no_data(science, uncertainty, mask)
     _check_usable(mask, header)
-    return Image(science, mask, uncertainty, _header(header, frame, flat, saturation, options))
+    cards = _header(header, frame, flat, saturation, options)
+    cards["CALNOISE"] = (_masters_noise(frame, science, flat), f"[{frame.unit}] masters' part of a sky pixel's sigma")
+    return Image(science, mask, uncertainty, cards)
+
+
+def _masters_noise(frame: DarkSubtracted, science: np.ndarray, flat: Image | None) -> float:
+    """Median over the pixels of what the masters' noise adds to the uncertainty of one that shows the median signal.
+
+    This part is common to all frames that share the masters: a stack without dithers does not average it down.
+    """
+    rows = [slice(y, y + 1) for y in np.linspace(0, science.shape[0] - 1, _NOISE_ROWS).astype(int)]
+    level = float(np.nanmedian(science[[part.start for part in rows]]))
+    variances = []
+    for part in rows:
+        variance = np.zeros((1, science.shape[1]), np.float32) + frame.masters_variance(part)
+        if flat is not None:
+            variance += np.square(level * flat.uncertainty[part])
+            variance /= np.square(flat.data[part])
+        variances.append(variance)
+    return float(np.sqrt(np.nanmedian(variances)))
 
 
 class DarkSubtracted:
@@ -176,7 +196,7 @@ class DarkSubtracted:
             variance = np.float32(self._scatter[0]) + np.float32(self._scatter[1]) * variance
         if self.read_noise is not None:
             variance += self.signal.noise_factor * np.square(_part(self.read_noise, rows) * slope)
-        variance += self._masters_variance(rows)
+        variance += self.masters_variance(rows)
         return self._without_dark(signal, rows), variance
 
     def _above_pedestal(self, rows: slice) -> tuple[np.ndarray, np.ndarray | np.float32]:
@@ -200,7 +220,8 @@ class DarkSubtracted:
             signal -= dark_current
         return signal
 
-    def _masters_variance(self, rows: slice) -> np.ndarray | np.float32:
+    def masters_variance(self, rows: slice) -> np.ndarray | np.float32:
+        """Variance of ``(1 - k) bias + k dark``, in the unit of the pixels squared."""
         variance = np.float32(0)
         bias_share = 1.0 if self.scale is None else 1 - self.scale
         if self.bias is not None and bias_share != 0:

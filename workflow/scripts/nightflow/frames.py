@@ -18,7 +18,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from nightflow import inventory
-from nightflow.instruments import KINDS, Instrument, choose, chosen_extensions, start_of_exposure, translate
+from nightflow.headervalues import start_of_exposure
+from nightflow.instruments import KINDS, Instrument, choose, chosen_extensions, translate
 
 OK, REJECTED, IGNORED = "ok", "rejected", "ignored"
 
@@ -197,7 +198,7 @@ def build(
             frames.append(_unreadable(file, content["error"]))
             continue
         for hdu, dialect, values, several in understood(file.name, content, instruments, instrument):
-            values.update({k: v for k, v in (detector or {}).items() if v is not None})
+            _replace(values, {k: v for k, v in (detector or {}).items() if v is not None})
             if ready:
                 values["kind"] = _kind_of_master(hdu["cards"], dialect, file.name)
             frame = Frame(frame_id(file.name, hdu["hdu"], several), file.path, hdu["hdu"])
@@ -315,12 +316,19 @@ def _override(values: dict, name: str, overrides: list) -> str | None:
     for row in overrides:
         if not (fnmatchcase(name, row["path"]) or fnmatchcase(name.rsplit("/", 1)[-1], row["path"])):
             continue
-        values.update({k: v for k, v in row.items() if k in OVERRIDABLE and v not in (None, "")})
+        _replace(values, {k: v for k, v in row.items() if k in OVERRIDABLE and v not in (None, "")})
         if row.get("date_obs"):
             values["date_obs"], values["mjd_start"] = start_of_exposure({"date_obs": row["date_obs"]})
         if "exclude" in row and row["exclude"] not in (None, ""):
             excluded = None if str(row["exclude"]).lower() in ("false", "no", "0") else str(row.get("reason") or "")
     return excluded
+
+
+def _replace(values: dict, given: dict) -> None:
+    """Put `given` into `values`; a gain or read noise holds for every amplifier then."""
+    values.update(given)
+    if values.get("amplifiers") and "amplifiers" not in given:
+        values["amplifiers"] = [{k: v for k, v in amp.items() if k not in given} for amp in values["amplifiers"]]
 
 
 def _set_times(frame: Frame, mjd_start: float | None, longitude: float | None) -> None:

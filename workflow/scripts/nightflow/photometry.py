@@ -15,7 +15,7 @@ DEFAULTS = {**DETECTION_DEFAULTS, "apertures": [1.0, 2.0, 3.0, 4.0]}
 SPOILT = int(UNUSABLE | MaskBit.SATURATED | MaskBit.NONLINEAR)
 _CHUNK = 1000  # stars whose pixels are held at once
 _LEAST_SNR = 50.0  # of the stars of the curve of growth
-_MOST_STARS = 200
+_MOST_STARS, _ENOUGH_STARS = 200, 5
 _ANNULUS = (1.25, 2.0)  # of the local sky around them, in radii of the largest aperture
 
 
@@ -50,7 +50,8 @@ def measure_apertures(image: Image, table, options: Mapping) -> None:
         header[f"APRAD{number}"] = (float(radius), f"[pix] radius of aperture {number}")
     header["APRADIUS"] = (float(radii[main]), "[pix] radius of the main aperture")
     header["APCOR"] = (correction[0], "total flux / flux in the main aperture")
-    header["APCORERR"] = (correction[1], "standard error of APCOR")
+    if correction[2]:
+        header["APCORERR"] = (correction[1], "standard error of APCOR")
     header["APCORN"] = (correction[2], "stars that APCOR was measured on")
 
 
@@ -97,13 +98,16 @@ def _overlap(distance, radius: float) -> np.ndarray:
 
 
 def _growth_stars(table, x, y, fwhm: float, reach: float) -> np.ndarray:
-    """Rows of bright, whole, star-like sources without a neighbour of note."""
+    """Rows of bright, whole, star-like sources without a neighbour of note, if there are any."""
     width = np.asarray(getattr(table["fwhm"], "value", table["fwhm"]), dtype=float)
     good = (np.asarray(table["flags"]) & SPOILT) == 0
     good &= (np.asarray(table["snr"]) > _LEAST_SNR) & (np.abs(width / fwhm - 1) < 0.25)
     flux = np.asarray(getattr(table["flux"], "value", table["flux"]), dtype=float)
-    good &= isolated(x, y, flux, 2 * reach, 0.005)
-    return np.flatnonzero(good)[:_MOST_STARS]
+    for share in (0.005, 0.02, 0.1):
+        alone = good & isolated(x, y, flux, 2 * reach, share)
+        if alone.sum() >= _ENOUGH_STARS:
+            break
+    return np.flatnonzero(alone)[:_MOST_STARS]
 
 
 def isolated(x, y, flux, radius: float, share: float) -> np.ndarray:

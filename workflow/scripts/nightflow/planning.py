@@ -13,8 +13,8 @@ from functools import cache
 from pathlib import Path
 
 from nightflow import frames as frame_table
+from nightflow import headervalues, inventory, matching
 from nightflow import instruments as dialects
-from nightflow import inventory, matching
 from nightflow.configuration import as_list, canonical, write_if_changed
 from nightflow.frames import OK, Frame, slug
 from nightflow.instruments import Instrument
@@ -177,7 +177,7 @@ def _remembered(path: Path, key: str) -> list[Frame] | None:
 @cache
 def _code_of_the_inventory() -> str:
     """Digest of the code that the frames depend on, so that an upgrade does not keep what the old one understood."""
-    modules = (frame_table, dialects, inventory)
+    modules = (frame_table, dialects, headervalues, inventory)
     return hashlib.blake2b(b"".join(Path(module.__file__).read_bytes() for module in modules)).hexdigest()
 
 

@@ -51,6 +51,11 @@ All are tab-separated text with one header line; an empty cell means unknown.
 where the gain is unknown) mean, median, mode = 3 median - 2 mean and stddev of the clipped sky; npix, the pixels
 used; masked_fraction of the image; mesh_rms, the median clipped standard deviation in the meshes.
 
+`detector.tsv`, one row for each amplifier of each camera, setting and night: camera, amplifier, the numbers of bias
+frames and flats that it was measured on (n_bias, n_flat); then gain (electron/ADU) and read_noise (electron) as in the
+header, as measured on pairs of frames, and as used; saturation (ADU) in the header, as found in the pixels where the
+header is silent, and as used; warning, where header and measurement differ by more than 20 %.
+
 `quality.tsv`, one row for each light: the sky table's columns, then whether the frame was stacked (used), why not
 (reason), remarks on its calibration, weight, n_stars, fwhm (px), ellipticity, and its transform to the reference frame
 (reference x = xx x + xy y + x0, y = yx x + yy y + y0 in 0-based pixels), rms (px), flux_scale, n_matched.

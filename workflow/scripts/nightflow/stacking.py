@@ -88,6 +88,14 @@ def stack(
         For an unknown method or kernel, or an unusable matrix, flux scale or weight.
     RejectedFrame
         If there is no frame to combine.
+
+    Notes
+    -----
+    Each pixel is combined on the reference's flux scale: value times flux scale times the Jacobian. ``mean`` and
+    ``clipped_mean`` are weighted, sum(w v) / sum(w); ``median``, ``min`` and ``max`` are not. ``sum`` adds electrons.
+    Headers of the frames are asked for EXPTIME and the times, FWHM (how much star cores may differ), SKYSTD and
+    CALNOISE (standard deviations of a sky pixel, in all and of the masters' part alone: that part is common to frames
+    with the same CALBIAS, CALDARK and CALFLAT and averages down only by dithers).
     """
     if options["method"] not in METHODS:
         raise ValueError(f"stack.method is {options['method']!r}, must be one of {', '.join(METHODS)}")
