@@ -44,7 +44,15 @@ SECTIONS = {
     "masters": ["calibration"],
     "calibrate": ["calibration"],
     "mask": ["calibration", "cosmic_rays", "trails", "sources"],
-    "sky": ["calibration", "cosmic_rays", "trails", "sources", "fringes", "sky", "photometry"],
+    "sky": [
+        "calibration",
+        "cosmic_rays",
+        "trails",
+        "sources",
+        "fringes",
+        "sky",
+        "photometry",
+    ],
 }
 SECTIONS["solve"] = [
     *SECTIONS["sky"],

@@ -17,13 +17,14 @@ from nightflow import plate_matching, plate_search, plates, pointing
 from nightflow.plate_matching import Match, Stars
 from nightflow.plates import Plate
 from nightflow.pointing import Pointing
-from nightflow.products import MaskBit
+from nightflow.products import UNUSABLE, MaskBit
 from nightflow.reference_catalogues import ReferenceStars
 
 SOLVED, HEADER, NOT_SOLVED = "SOLVED", "HEADER", "NOT SOLVED"
 
 _CENTROID_FLOOR = 0.02  # px; of bright stars, which undersampling and atmosphere limit
 _LEAST_STARS = 4
+_SOURCES_PER_STAR = 3
 _PROMISING = 4.0  # log-odds of the bright stars' match that are worth a fit of all stars
 
 
@@ -119,14 +120,15 @@ def usable_stars(sources) -> tuple[Stars, np.ndarray]:
     column = {name: np.asarray(sources[name], dtype=float) for name in ("x", "y", "flux", "flux_err", "fwhm")}
     flags = np.asarray(sources["flags"], dtype=np.int64)
     good = np.isfinite(column["x"]) & np.isfinite(column["y"]) & (column["flux"] > 0)
-    good &= (flags & int(MaskBit.COSMIC_RAY | MaskBit.TRAIL)) == 0
     rows = np.flatnonzero(good)
     rows = rows[np.argsort(-column["flux"][rows], kind="stable")]
     x, y, flux, error, fwhm = (column[name][rows] for name in ("x", "y", "flux", "flux_err", "fwhm"))
     # centroid error of a Gaussian star (King 1983, PASP 95, 163): sigma of its profile / (S/N)
     photon = np.clip(np.nan_to_num(fwhm / 2.3548 * error / flux, nan=1.0), 0, 2)
-    saturated = (flags[rows] & int(MaskBit.SATURATED)) != 0
-    return Stars(x, y, np.hypot(photon, np.where(saturated, 0.3, _CENTROID_FLOOR))), rows
+    floor = np.full(len(rows), _CENTROID_FLOOR)
+    floor[(flags[rows] & int(MaskBit.SATURATED)) != 0] = 0.3
+    floor[(flags[rows] & int(UNUSABLE)) != 0] = 1.0  # pixels that are missing from a star shift it
+    return Stars(x, y, np.hypot(photon, floor)), rows
 
 
 def solve_with_catalogue(task: Task) -> Match:
@@ -188,7 +190,9 @@ def fit_to_catalogue(first: Plate, task: Task, start: float, brightest: int | No
     """Match and fit all stars, or the brightest of both lists, from a first solution that is good to `start` pixels."""
     rows = task.catalogue.rows_within(first.ra, first.dec, 1.2 * np.hypot(*task.shape) / 2 * first.pixel_scale / 3600)
     rows = rows[: 4 * brightest] if brightest else rows
-    stars, sky = task.stars[:brightest], task.catalogue[rows]
+    # far more sources than catalogue stars are faint ones, galaxies and noise, which only match by accident
+    most = max(_SOURCES_PER_STAR * len(rows), 100)
+    stars, sky = task.stars[: min(brightest or most, most)], task.catalogue[rows]
     scale = np.linalg.norm(first.matrix, axis=0)
     match = plate_matching.refine(
         first, stars, sky.ra, sky.dec, task.shape, order=task.options["sip_order"],

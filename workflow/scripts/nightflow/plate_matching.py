@@ -103,8 +103,9 @@ def refine(first: Plate, stars: Stars, ra, dec, shape, *, order: int, start: flo
             if fitted is None:
                 return match
             plate, i, j, distance = fitted
-            scatter = float(np.sqrt(np.mean(distance**2)))
-            reach = float(np.clip(5 * scatter, radius, reach))
+            # robust, since the first matches are in part accidents: the median of a Rayleigh distribution is 1.18 sigma
+            scatter = float(np.median(distance)) / 1.18
+            reach = float(np.clip(5 * scatter, min(radius, reach), reach))
             if previous is not None and np.array_equal(previous, i):
                 break
             previous = i
@@ -211,15 +212,14 @@ def log_odds(plate, stars, ra, dec, shape, matched, distance, degree) -> float:
     for n in {
         min(least, most) for most in (10, 20, 50, least)
     }:  # the brightest say most, where faint ones do not match
-        lists = {
-            "frame": (int((i < n).sum()), i < n, len(inside)),
-            "sky": (int(np.isin(j, inside[:n]).sum()), np.isin(j, inside[:n]), len(stars)),
-        }
-        for agreeing, which, others in lists.values():
-            free = 2 if degree == 0 else len(plates.powers(degree))
-            if agreeing <= free:
-                continue
-            reach = max(float(np.sort(distance[which])[-1]), 1.0)
-            chance = 1 - np.exp(-others * np.pi * reach**2 / (nx * ny))
-            best = max(best, -float(binom.logsf(agreeing - free - 1, n - free, chance)) / np.log(10))
+        for which, others in ((i < n, len(inside)), (np.isin(j, inside[:n]), len(stars))):
+            nearest = np.sort(distance[which])
+            for share in (0.5, 0.75, 1.0):  # the closest matches say most, where others are blends
+                agreeing = int(share * len(nearest))
+                free = 2 if degree == 0 else len(plates.powers(degree))
+                if agreeing <= free:
+                    continue
+                reach = max(float(nearest[agreeing - 1]), 0.5)
+                chance = 1 - np.exp(-others * np.pi * reach**2 / (nx * ny))
+                best = max(best, -float(binom.logsf(agreeing - free - 1, n - free, chance)) / np.log(10))
     return best
