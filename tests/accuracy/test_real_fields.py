@@ -58,11 +58,11 @@ def test_hatp32_24_of_24_are_solved(shared_data, tycho):
         scales.append((solution.plate.pixel_scale, float(row["scale_arcsec_px"])))
     spread = np.std(scales, axis=0) / 5.16
     print(
-        f"{len(middle)} solved; from the other solution: middle {np.median(middle):.2f} px (at most {max(middle):.2f}), "
+        f"{len(middle)} solved; off the other solution: middle {np.median(middle):.2f} px (at most {max(middle):.2f}), "
         f"worst corner {np.median(corner):.2f} px (at most {max(corner):.2f}); "
         f"scatter of the scale {spread[0]:.1e}, theirs {spread[1]:.1e}"
     )
-    assert len(middle) == 24 and max(middle) < 0.6 and np.median(corner) < 0.7
+    assert len(middle) == 24 and np.median(middle) < 0.5 and max(middle) < 1
     assert spread[0] < spread[1]
 
 

@@ -245,3 +245,20 @@ def test_unknown_model():
     frame, reference = star_lists(1, matrix_of())
     with pytest.raises(ValueError, match="registration.model is 'spline'.*similarity, affine"):
         registration.find_transform(frame, reference, OPTIONS | {"model": "spline"})
+
+
+def test_a_drifting_field_is_followed_from_frame_to_frame():
+    """Frames that share a third of the reference's field are led there by their neighbours; a stranger is not."""
+    rng = np.random.default_rng(8)
+    x, y = rng.uniform(0, 2400, 4000), rng.uniform(0, 500, 4000)
+    flux = 1e5 * rng.pareto(1.2, 4000) + 500
+    frames = {}
+    for number in range(9):
+        left = 100.0 * number
+        seen = (x > left) & (x < left + 1000)
+        frames[f"f{number}"] = Table({"x": x[seen] - left, "y": y[seen], "flux": flux[seen]})
+    frames["stranger"] = Table({"x": rng.uniform(0, 1000, 900), "y": rng.uniform(0, 500, 900), "flux": np.ones(900)})
+    found = registration.register_group(frames, "f0", {**OPTIONS, "max_sources": 15})
+    for number in range(9):
+        assert found[f"f{number}"].matrix[0, 2] == pytest.approx(100.0 * number, abs=0.01)
+    assert isinstance(found["stranger"], RejectedFrame)

@@ -82,6 +82,12 @@ def test_zero_points_are_those_of_the_simulation(solved):
         assert abs(difference) < 4 * float(row["error"]) + 0.002 and row["wcs_status"] == "SOLVED"
 
 
+def test_the_extinction_table_says_that_the_night_was_too_short(solved):
+    with open(solved.results / "extinction.tsv", encoding="utf-8") as file:
+        (row,) = csv.DictReader(file, delimiter="\t")
+    assert row["filter"] == "V" and row["n"] == "3" and "no extinction" in row["remark"]
+
+
 def test_the_selection_knows_the_zero_points_and_the_stack_its_wcs(solved):
     selection = rows(solved.results / "selection" / "M67" / "V.tsv")
     zero_points = rows(solved.results / "zeropoints.tsv")

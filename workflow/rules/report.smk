@@ -20,6 +20,7 @@ rule report:
         quality=f"{RESULTS}/quality.tsv",
         sky=f"{RESULTS}/sky.tsv",
         zero_points=f"{RESULTS}/zeropoints.tsv" if SOLVER != "none" else [],
+        extinction=f"{RESULTS}/extinction.tsv" if SOLVER != "none" else [],
         previews=stack_previews(),
     log:
         f"{RESULTS}/logs/report.log",

@@ -1,6 +1,6 @@
 """Gather the tables of a run and write its report."""
 
-from nightflow import report, steps
+from nightflow import extinction, report, steps
 from nightflow.configuration import write_if_changed
 
 
@@ -11,7 +11,9 @@ def main(frames, sky, detectors, zero_points, selections, stacks, output, templa
     report.write_table(output["sky"], sky)
     report.write_table(output["quality"], quality)
     if zero_points:
-        report.write_table(output["zero_points"], report.gather_rows(zero_points))
+        rows = report.gather_rows(zero_points)
+        report.write_table(output["zero_points"], rows)
+        report.write_table(output["extinction"], extinction.table(rows.to_dict("records")))
     detector = report.gather_rows(detectors)
     report.write_table(output["detector"], detector)
     described = report.describe_stacks(stacks)

@@ -221,17 +221,13 @@ def select_and_register(table, sources: Mapping, options: Mapping, registration_
     if not np.any(table["used"]):
         return table
     reference = choose_reference(table)
+    used = {str(frame): sources[str(frame)] for frame in table["frame"][np.asarray(table["used"], dtype=bool)]}
+    transforms = registration.register_group(used, reference, registration_options)
     for i in np.flatnonzero(table["used"]):
-        frame = str(table["frame"][i])
-        table["reference"][i] = frame == reference
-        try:
-            transform = (
-                registration.identity(len(sources[frame]))
-                if frame == reference
-                else registration.find_transform(sources[frame], sources[reference], registration_options)
-            )
-        except RejectedFrame as verdict:
-            table["used"][i], table["reason"][i] = False, verdict.reason
+        transform = transforms[str(table["frame"][i])]
+        table["reference"][i] = table["frame"][i] == reference
+        if isinstance(transform, RejectedFrame):
+            table["used"][i], table["reason"][i] = False, transform.reason
             continue
         values = (*transform.matrix[:2].ravel(), transform.rms, transform.flux_scale, transform.flux_scale_error)
         for name, value in zip(_TRANSFORM, values, strict=True):

@@ -69,7 +69,55 @@ class Transform:
         return _apply(self.matrix, np.asarray(x, dtype=float), np.asarray(y, dtype=float))
 
 
-def find_transform(sources, reference_sources, options: Mapping) -> Transform:
+def register_group(sources: Mapping, reference: str, options: Mapping) -> dict:
+    """Transforms of a group of frames to one of them, drifting fields included.
+
+    A frame that shares too little with the reference to be recognised is led there by its nearest neighbour, in the
+    order of the frames, that was registered; the fit is on the reference's own stars all the same.
+
+    Parameters
+    ----------
+    sources : mapping of str to table
+        Source tables by frame, in the order of the exposures.
+    reference : str
+    options : mapping
+        As for `find_transform`.
+
+    Returns
+    -------
+    dict of str to `Transform` or `~nightflow.products.RejectedFrame`
+        By frame; a verdict where it cannot be registered.
+    """
+    frames = list(sources)
+    found = {reference: identity(len(sources[reference]))}
+    for frame in frames:
+        if frame != reference:
+            found[frame] = _attempt(sources[frame], sources[reference], options)
+    progress = True
+    while progress:
+        progress = False
+        for place, frame in enumerate(frames):
+            registered = [i for i, other in enumerate(frames) if isinstance(found[other], Transform)]
+            if isinstance(found[frame], Transform) or not registered:
+                continue
+            neighbour = frames[min(registered, key=lambda i: (abs(i - place), i))]
+            link = _attempt(sources[frame], sources[neighbour], options)
+            if isinstance(link, Transform):
+                guess = found[neighbour].matrix @ link.matrix
+                led = _attempt(sources[frame], sources[reference], options, guess)
+                progress |= isinstance(led, Transform)
+                found[frame] = led if isinstance(led, Transform) else found[frame]
+    return found
+
+
+def _attempt(sources, reference_sources, options: Mapping, first_guess=None) -> Transform | RejectedFrame:
+    try:
+        return find_transform(sources, reference_sources, options, first_guess)
+    except RejectedFrame as verdict:
+        return verdict
+
+
+def find_transform(sources, reference_sources, options: Mapping, first_guess=None) -> Transform:
     """Transform that brings a frame onto the reference frame.
 
     Parameters
@@ -80,6 +128,8 @@ def find_transform(sources, reference_sources, options: Mapping) -> Transform:
     options : mapping
         Section ``registration`` of the configuration: ``model`` (``similarity`` or ``affine``), ``max_sources``,
         ``min_matches``, ``match_radius`` (pixels), ``max_rms`` (pixels), ``allow_mirrored``.
+    first_guess : ndarray, shape (3, 3), optional
+        Matrix to start from instead of a search for asterisms.
 
     Returns
     -------
@@ -99,7 +149,8 @@ def find_transform(sources, reference_sources, options: Mapping) -> Transform:
     if n_least < 3:
         raise RejectedFrame(f"cannot be registered: {n_least} stars, at least 3 are needed")
     required = min(options["min_matches"], max(3, n_least // 2))
-    for first in _first_guesses(frame, reference, options):
+    guesses = _first_guesses(frame, reference, options) if first_guess is None else [first_guess]
+    for first in guesses:
         transform, radius = _refine(first, frame, reference, options)
         if transform is None or transform.rms > options["max_rms"]:
             continue

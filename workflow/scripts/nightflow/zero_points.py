@@ -132,7 +132,7 @@ def _robust_fit(design, y, magnitude, rate_error, magnitude_error):
         y = measured + _MAGNITUDE / 2 * relative**2
         flux_variance = (_MAGNITUDE * relative) ** 2
         variance = flux_variance + catalogue_error**2
-        scatter, coefficients, covariance = _with_excess(design[kept], y[kept], variance[kept])
+        scatter, coefficients, covariance = weighted_fit(design[kept], y[kept], variance[kept])
         model = design @ coefficients
         inside = np.abs(y - model) <= _OUTLIER_SIGMA * np.sqrt(variance + scatter**2)
         if np.array_equal(inside, kept) or inside.sum() < design.shape[1] + 2:
@@ -142,8 +142,21 @@ def _robust_fit(design, y, magnitude, rate_error, magnitude_error):
     return coefficients, covariance, scatter, kept, weight, catalogue_error[kept]
 
 
-def _with_excess(design, y, variance) -> tuple[float, np.ndarray, np.ndarray]:
-    """Excess scatter, coefficients and covariance of a weighted fit."""
+def weighted_fit(design, y, variance) -> tuple[float, np.ndarray, np.ndarray]:
+    """Weighted linear fit with the excess scatter that makes chi^2 equal to the degrees of freedom.
+
+    Parameters
+    ----------
+    design : ndarray, shape (n, terms)
+    y, variance : ndarray, shape (n,)
+
+    Returns
+    -------
+    scatter : float
+        Standard deviation beyond `variance`.
+    coefficients : ndarray, shape (terms,)
+    covariance : ndarray, shape (terms, terms)
+    """
     from scipy.optimize import brentq
 
     freedom = len(y) - design.shape[1]
