@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 
 import pytest
 import yaml
@@ -104,9 +105,15 @@ def test_option_reference_is_up_to_date(root):
     assert (root / "config" / "README.md").read_text(encoding="utf-8") == reference.page(root)
 
 
+def test_every_test_file_has_a_name_of_its_own(root):
+    """pytest imports test files by their names alone."""
+    names = [path.name for path in (root / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
+
+
 @pytest.mark.parametrize("command", ["ruff check", "ruff format --check"])
 def test_style(root, command):
-    finished = subprocess.run([*command.split()], cwd=root, capture_output=True, text=True)
+    finished = subprocess.run([sys.executable, "-m", *command.split()], cwd=root, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stdout
 
 

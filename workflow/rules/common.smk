@@ -11,10 +11,11 @@ MODULES = (
     "extinction frames fringes headervalues instruments inventory lights masters "
     "matching measurement noisecorrelation photometry photontransfer planning "
     "plate_matching plate_search plates pointing previews products programs "
-    "provenance quality rawfiles reference reference_catalogues registration report "
-    "resampling scenes simulate simulate_detector simulate_effects simulate_headers "
-    "simulate_noise simulate_settings simulate_sky simulate_sources simulate_truth "
-    "sky solving sources stacking steps trails zero_points "
+    "provenance quality rawfiles reference reference_catalogues registration "
+    "report resampling scenes simulate simulate_detector simulate_effects "
+    "simulate_headers simulate_noise simulate_settings simulate_sky "
+    "simulate_sources simulate_truth sky solving sources stacking steps trails "
+    "zero_points "
 ).split()
 
 

@@ -17,6 +17,8 @@ def main(frames, solved, selection, output, options, configuration, threads):
         for path in (path for path in solved if Path(path).stem == reference):
             astrometry.set_wcs(header, solving.stack_cards(path))
         image = stacking.stack(inputs, header, options, threads)
+        scales = [flux_scale for _, _, flux_scale, _ in inputs]
+        solving.adapt_zero_point(image.header, options["method"], scales, header.get("EXPTIME"))
         image.header["NFCONF"] = (configuration, "digest of the options behind this product")
         products.write_image(output, image)
     except products.RejectedFrame as verdict:

@@ -198,6 +198,31 @@ def zero_point_of(path: str | os.PathLike | None) -> float:
     return float(rows[0]["zero_point"]) if rows and rows[0]["zero_point"] else np.nan
 
 
+def adapt_zero_point(header: fits.Header, method: str, flux_scales, exptime: float | None) -> None:
+    """Make the reference frame's zero point that of a stack.
+
+    Parameters
+    ----------
+    header : `~astropy.io.fits.Header`
+        Of the stack, with the reference frame's MAGZP and with the stack's EXPTIME.
+    method : str
+        ``stack.method``. Means are on the scale of the reference frame, and its zero point holds. A sum is on that of
+        the frames themselves, which may have been dimmer. The least or greatest of several values has no zero point.
+    flux_scales : sequence of float
+        Factors that bring the frames to the reference's scale.
+    exptime : float or None
+        Of the reference frame, s.
+    """
+    if "MAGZP" not in header:
+        return
+    if method in ("min", "max"):
+        for card in [card for card in header if card.startswith("MAGZP")]:
+            header.remove(card)
+    elif method == "sum" and exptime and header.get("EXPTIME"):
+        rate = np.sum(1 / np.asarray(flux_scales, dtype=float)) * exptime / header["EXPTIME"]
+        header["MAGZP"] += float(2.5 * np.log10(rate))
+
+
 #: Cards that a stack takes over from the reference frame, besides the WCS.
 _STACK_CARDS = "WCSSTAT WCSRMS WCSNREF WCSREASN MAGZP MAGZPERR MAGZPSYS MAGZPSCA MAGZPN MAGZPSRC MAGSYS COLTERM".split()
 
