@@ -15,7 +15,8 @@ for a third of that error, at 0.5 1.2 for twice.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 import numba
 import numpy as np
@@ -33,6 +34,9 @@ _BRIDGE_RADIUS = 3
 MARGIN = _HALF + _BRIDGE_RADIUS
 _DEGREE = 9
 _LEAST_BLOCK = 256  # columns
+_DEGREES = (0, 1, 2, 3, 5, 7, 9)  # of the distortion, the lowest that meets the tolerance
+_DISTORTION_TOLERANCE = 2e-3  # px
+_NO_DISTORTION = np.zeros((3, 0, 0))
 _UNUSABLE = np.uint16(UNUSABLE)
 _NO_DATA = np.uint16(MaskBit.NO_DATA)
 _SATURATED = np.uint16(MaskBit.SATURATED)
@@ -125,6 +129,12 @@ class Grid:
     transposed, flip_y, flip_x : bool
         How the frame's pixels are turned, without interpolation, so that both axes run nearly along the output's:
         neighbouring output pixels then read neighbouring input pixels.
+    distortion : ndarray of float64, shape (3, n, n)
+        What the matrix leaves over, as polynomials of the position that it gives: coefficients of u^p v^q in x and y
+        (pixels), and in the relative change of the pixel area, with u and v from -1 to 1 over the frame. Empty (n = 0)
+        where the transform is linear.
+    reach : int
+        Pixels by which the distortion moves a position at most.
     """
 
     matrix: np.ndarray
@@ -132,10 +142,12 @@ class Grid:
     transposed: bool
     flip_y: bool
     flip_x: bool
+    distortion: np.ndarray = field(default_factory=lambda: _NO_DISTORTION)
+    reach: int = 0
 
     @property
     def pixel_area(self) -> float:
-        """Area of an output pixel in frame pixels, the Jacobian that keeps the flux."""
+        """Area of an output pixel in frame pixels, the Jacobian that keeps the flux; its mean where it varies."""
         return float(abs(np.linalg.det(self.matrix[:, :2])))
 
     def turn(self, pixels: np.ndarray) -> np.ndarray:
@@ -144,17 +156,24 @@ class Grid:
         return pixels[:: -1 if self.flip_y else 1, :: -1 if self.flip_x else 1]
 
 
-def make_grid(matrix: np.ndarray, frame_shape: tuple[int, int]) -> Grid:
-    """Grid of a frame of shape (ny, nx) whose pixels `matrix` (3, 3) brings to output pixels.
+def make_grid(transform: np.ndarray | Callable, frame_shape: tuple[int, int]) -> Grid:
+    """Grid of a frame of shape (ny, nx).
+
+    Parameters
+    ----------
+    transform : ndarray, shape (3, 3), or callable
+        Matrix that brings frame pixels to output pixels, or a smooth function ``(x, y) -> (x, y)`` on arrays.
+    frame_shape : tuple of int
 
     Raises
     ------
     ValueError
-        If the matrix cannot be inverted.
+        If the transform cannot be inverted, or if it bends too strongly for a polynomial.
     """
-    if not abs(np.linalg.det(np.asarray(matrix, dtype=float))) > 0:
-        raise ValueError("the matrix from frame to reference pixels has no inverse")
-    inverse = np.linalg.inv(np.asarray(matrix, dtype=float))[:2]
+    matrix = linear_part(transform, frame_shape)
+    if not (np.isfinite(matrix).all() and abs(np.linalg.det(matrix)) > 0):
+        raise ValueError("the transform from frame to reference pixels has no inverse")
+    inverse = np.linalg.inv(matrix)[:2]
     ny, nx = frame_shape
     transposed = bool(abs(inverse[0, 1]) > abs(inverse[0, 0]))
     if transposed:
@@ -164,7 +183,62 @@ def make_grid(matrix: np.ndarray, frame_shape: tuple[int, int]) -> Grid:
     for axis, (flipped, length) in enumerate(((flip_x, nx), (flip_y, ny))):
         if flipped:
             inverse[axis] = np.array([0, 0, length - 1]) - inverse[axis]
-    return Grid(inverse, (ny, nx), transposed, flip_y, flip_x)
+    grid = Grid(inverse, (ny, nx), transposed, flip_y, flip_x)
+    return _with_distortion(grid, transform) if callable(transform) else grid
+
+
+def linear_part(transform: np.ndarray | Callable, frame_shape: tuple[int, int]) -> np.ndarray:
+    """Matrix, shape (3, 3), that comes nearest to a transform over a frame of shape (ny, nx)."""
+    if not callable(transform):
+        return np.asarray(transform, dtype=float)
+    x, y = _places(frame_shape)
+    moved = np.column_stack(transform(x, y))
+    if not np.isfinite(moved).all():
+        return np.full((3, 3), np.nan)
+    rows = np.linalg.lstsq(np.column_stack((x, y, np.ones_like(x))), moved, rcond=None)[0].T
+    return np.vstack((rows, (0.0, 0.0, 1.0)))
+
+
+def _places(frame_shape: tuple[int, int], n: int = 25) -> tuple[np.ndarray, np.ndarray]:
+    """Points x and y that cover a frame and a little more."""
+    ny, nx = frame_shape
+    x, y = np.meshgrid(*(np.linspace(-0.02, 1.02, n) * (length - 1) for length in (nx, ny)))
+    return x.ravel(), y.ravel()
+
+
+def _with_distortion(grid: Grid, transform: Callable) -> Grid:
+    """The grid with what its matrix leaves of a transform.
+
+    The transform is followed from frame to output, where it is exact, and the way back is fitted: no inversion.
+    """
+    x, y = _places(grid.frame_shape)
+    near = grid.matrix @ np.stack((*transform(*_stored(grid, x, y)), np.ones_like(x)))
+    left = np.stack((x, y)) - near
+    half = (np.array(grid.frame_shape[::-1])[:, None] - 1) / 2
+    u, v = near / half - 1
+    for degree in _DEGREES:
+        powers = [(p, q) for q in range(degree + 1) for p in range(degree + 1 - q)]
+        design = np.column_stack([u**p * v**q for p, q in powers])
+        terms = np.linalg.lstsq(design, left.T, rcond=None)[0]
+        if np.abs(design @ terms - left.T).max() < _DISTORTION_TOLERANCE:
+            break
+    else:
+        raise ValueError("the distortion of the frame is no smooth polynomial")
+    along_u = np.column_stack([p * u ** max(p - 1, 0) * v**q for p, q in powers]) @ terms / half[0]
+    along_v = np.column_stack([q * u**p * v ** max(q - 1, 0) for p, q in powers]) @ terms / half[1]
+    area = (1 + along_u[:, 0]) * (1 + along_v[:, 1]) - along_v[:, 0] * along_u[:, 1] - 1
+    terms = np.column_stack((terms, np.linalg.lstsq(design, area, rcond=None)[0]))
+    distortion = np.zeros((3, degree + 1, degree + 1))
+    for (p, q), coefficients in zip(powers, terms, strict=True):
+        distortion[:, p, q] = coefficients
+    return replace(grid, distortion=distortion, reach=int(np.ceil(np.abs(left).max())))
+
+
+def _stored(grid: Grid, x, y) -> tuple[np.ndarray, np.ndarray]:
+    """Positions on the frame as it is stored of positions on the turned frame."""
+    ny, nx = grid.frame_shape
+    x, y = nx - 1 - x if grid.flip_x else x, ny - 1 - y if grid.flip_y else y
+    return (y, x) if grid.transposed else (x, y)
 
 
 def input_window(grid: Grid, rows: tuple[int, int], columns: tuple[int, int]) -> tuple[slice, slice] | None:
@@ -185,8 +259,8 @@ def input_window(grid: Grid, rows: tuple[int, int], columns: tuple[int, int]) ->
     x, y = grid.matrix @ corners
     window = []
     for low, high, length in ((y.min(), y.max(), grid.frame_shape[0]), (x.min(), x.max(), grid.frame_shape[1])):
-        start = max(0, int(np.floor(low)) - MARGIN - 1)
-        stop = min(length, int(np.floor(high)) + MARGIN + 2)
+        start = max(0, int(np.floor(low)) - grid.reach - MARGIN - 1)
+        stop = min(length, int(np.floor(high)) + grid.reach + MARGIN + 2)
         if start >= stop:
             return None
         window.append(slice(start, stop))
@@ -254,7 +328,10 @@ def resample(
     near = _footprints_to_check(padded[2])
     factor = np.float32(grid.pixel_area * flux_scale)
     snap = bool(polynomials[_HALF - 1, -1] == 1.0)  # nearest: one tap has all the weight wherever the place
-    _resample(*padded, near, grid.matrix, grid.frame_shape, rows[0], columns, polynomials, snap, factor, clamp, *out)
+    _resample(
+        *padded, near, grid.matrix, grid.distortion, grid.reach, grid.frame_shape, rows[0], columns, polynomials, snap,
+        factor, clamp, *out,
+    )  # fmt: skip
 
 
 def _pad(data, variance, mask, grid, window):
@@ -345,20 +422,24 @@ def _footprints_to_check(mask):
 
 @numba.njit(nogil=True, cache=True)
 def _resample(
-    data, variance, mask, row0, column0, near, matrix, frame_shape, first_row, columns, polynomials, snap, factor,
-    clamp, out_value, out_variance, out_bits,
+    data, variance, mask, row0, column0, near, matrix, distortion, reach, frame_shape, first_row, columns, polynomials,
+    snap, factor, clamp, out_value, out_variance, out_bits,
 ):  # fmt: skip
     n_rows, (first_column, last_column) = out_value.shape[0], columns
     n_columns = last_column - first_column
     ny, nx = data.shape
     left, top = np.empty(n_columns, np.int32), np.empty(n_columns, np.int32)
     wx, wy = np.empty((2 * TAPS, n_columns), np.float32), np.empty((2 * TAPS, n_columns), np.float32)
-    place = np.empty(n_columns, np.float32)
+    place, factors = np.empty(n_columns, np.float32), np.full(n_columns, factor, np.float32)
+    positions = np.empty((4, n_columns))
     for r in range(n_rows):
-        _axis_weights(
-            matrix[0], first_column, first_row + r, frame_shape[1], column0, polynomials, snap, place, left, wx
-        )
-        _axis_weights(matrix[1], first_column, first_row + r, frame_shape[0], row0, polynomials, snap, place, top, wy)
+        _linear_positions(matrix, first_column, first_row + r, positions)
+        if distortion.shape[1]:
+            _bend(positions, distortion, reach, frame_shape)
+            for x in range(n_columns):
+                factors[x] = factor * (1 + positions[2, x])
+        _axis_weights(positions[0], frame_shape[1], column0, polynomials, snap, place, left, wx)
+        _axis_weights(positions[1], frame_shape[0], row0, polynomials, snap, place, top, wy)
         value, var = out_value[r, first_column:last_column], out_variance[r, first_column:last_column]
         bits = out_bits[r, first_column:last_column]
         start = 0
@@ -373,29 +454,66 @@ def _resample(
             last = min(n_columns, start + nx - TAPS - i + 1)
             while stop < last and left[stop] - stop == i - start and top[stop] == j:
                 stop += 1
-            _run(data, variance, j, i, wx, wy, start, stop, factor, value, var)
+            _run(data, variance, j, i, wx, wy, start, stop, factors, value, var)
             bits[start:stop] = 0
             footprints = near[j, i : i + stop - start]
             for k in range(stop - start):
                 if footprints[k]:
                     x = start + k
                     value[x], var[x], bits[x] = _examine(
-                        data, mask, j, i + k, wx, wy, x, factor, clamp, value[x], var[x]
+                        data, mask, j, i + k, wx, wy, x, factors[x], clamp, value[x], var[x]
                     )
             start = stop
 
 
 @numba.njit(nogil=True, cache=True)
-def _axis_weights(coefficients, first_column, y, length, origin, polynomials, snap, place, first, weights):
-    """First tap, counted from `origin`, and the six weights and their squares, for the output pixels of row `y`.
+def _linear_positions(matrix, first_column, y, positions):
+    """x and y in the frame, without distortion, of the output pixels of row `y`."""
+    for axis in range(2):
+        slope, constant = matrix[axis, 0], matrix[axis, 1] * y + matrix[axis, 2]
+        row = positions[axis]
+        for x in range(len(row)):
+            row[x] = slope * (first_column + x) + constant
+
+
+@numba.njit(nogil=True, cache=True)
+def _bend(positions, distortion, reach, frame_shape):
+    """Add the distortion to x and y (rows 0 and 1 of `positions`), and put the change of the pixel area into row 2.
+
+    Positions that no distortion brings onto the frame are put far off it, where the polynomials mean nothing.
+    """
+    px, py, area, inner = positions
+    half_x, half_y = (frame_shape[1] - 1) / 2, (frame_shape[0] - 1) / 2
+    n, top = len(px), distortion.shape[1] - 1
+    moved = np.zeros((2, n))
+    for axis in range(3):
+        out = area if axis == 2 else moved[axis]
+        out[:] = 0
+        for q in range(top, -1, -1):  # Horner's scheme in v, with one in u for each power
+            inner[:] = 0
+            for p in range(top - q, -1, -1):
+                c = distortion[axis, p, q]
+                for x in range(n):
+                    inner[x] = inner[x] * (px[x] / half_x - 1) + c
+            for x in range(n):
+                out[x] = out[x] * (py[x] / half_y - 1) + inner[x]
+    for x in range(n):
+        off_x, off_y = abs(px[x] - half_x) > half_x + reach + 2, abs(py[x] - half_y) > half_y + reach + 2
+        px[x] = -1e9 if off_x or off_y else px[x] + moved[0, x]
+        py[x] += moved[1, x]
+        area[x] = 0.0 if off_x or off_y else area[x]
+
+
+@numba.njit(nogil=True, cache=True)
+def _axis_weights(positions, length, origin, polynomials, snap, place, first, weights):
+    """First tap, counted from `origin`, and the six weights and their squares, at positions along one axis.
 
     The first tap is -1 where the output pixel lies off the frame.
     """
     n = len(first)
-    constant = coefficients[1] * y + coefficients[2]
     half = 0.5 if snap else 0.0
     for x in range(n):
-        position = coefficients[0] * (first_column + x) + constant + half
+        position = positions[x] + half
         on_frame = -1.0 < position < length
         position = position if on_frame else -1.0
         whole = np.floor(position)
@@ -413,7 +531,7 @@ def _axis_weights(coefficients, first_column, y, length, origin, polynomials, sn
 
 
 @numba.njit(nogil=True, cache=True)
-def _run(data, variance, j, i, wx, wy, start, stop, factor, out_value, out_variance):
+def _run(data, variance, j, i, wx, wy, start, stop, factors, out_value, out_variance):
     """Kernel sums of the output pixels `start` to `stop`, whose first taps are (j, i), (j, i + 1), ..."""
     n = stop - start
     value, var = out_value[start:stop], out_variance[start:stop]
@@ -436,9 +554,10 @@ def _run(data, variance, j, i, wx, wy, start, stop, factor, out_value, out_varia
                 b0[k] * v[k] + b1[k] * v[k + 1] + b2[k] * v[k + 2]
                 + b3[k] * v[k + 3] + b4[k] * v[k + 4] + b5[k] * v[k + 5]
             )  # fmt: skip
+    factor = factors[start:stop]
     for k in range(n):
-        value[k] *= factor
-        var[k] *= factor * factor
+        value[k] *= factor[k]
+        var[k] *= factor[k] * factor[k]
 
 
 @numba.njit(nogil=True, cache=True)

@@ -7,7 +7,7 @@ each other: they run in threads, bound the memory, and give the same bits whatev
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,8 +46,8 @@ class StackInput(NamedTuple):
     ----------
     path : path-like
         Image product with the sky subtracted.
-    matrix : ndarray, shape (3, 3)
-        Frame to reference pixels, 0-based.
+    transform : ndarray, shape (3, 3), or callable
+        Frame to output pixels, 0-based: a matrix, or a smooth function of arrays x and y.
     flux_scale : float
         Factor that brings the frame's fluxes to the reference's scale.
     weight : float
@@ -55,7 +55,7 @@ class StackInput(NamedTuple):
     """
 
     path: str | os.PathLike
-    matrix: np.ndarray
+    transform: np.ndarray | Callable
     flux_scale: float = 1.0
     weight: float = 1.0
 
@@ -160,7 +160,7 @@ def _open_frames(inputs) -> list[_Frame]:
     """Frames to combine, ordered by name, so that the order of the arguments does not matter."""
     frames = []
     for entry in inputs:
-        path, matrix, flux_scale, weight = StackInput(*entry)
+        path, transform, flux_scale, weight = StackInput(*entry)
         if not (np.isfinite(flux_scale) and flux_scale > 0 and np.isfinite(weight) and weight >= 0):
             raise ValueError(f"{path}: flux scale {flux_scale} and weight {weight} must be positive numbers")
         with fits.open(path, memmap=True, lazy_load_hdus=False) as hdus:
@@ -174,8 +174,8 @@ def _open_frames(inputs) -> list[_Frame]:
         shape = layout[0][1]
         if layout != [(-32, shape), (16, shape), (-32, shape)]:
             raise ValueError(f"{path} is not an image product with float32 pixels, uint16 mask and float32 uncertainty")
-        matrix = np.asarray(matrix, dtype=float)
-        grid = resampling.make_grid(matrix, shape)
+        grid = resampling.make_grid(transform, shape)
+        matrix = resampling.linear_part(transform, shape)
         frames.append(_Frame(Path(path), header, matrix, float(flux_scale), float(weight), offsets, shape, grid))
     return sorted((f for f in frames if f.weight > 0), key=lambda frame: (frame.name, str(frame.path)))
 
