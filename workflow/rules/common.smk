@@ -8,14 +8,13 @@ from snakemake.utils import update_config
 MODULES = (
     "__init__ asterisms astrometry astrometry_net badpixels bayer calibration "
     "characterisation combine commands configuration cosmicrays detector explain "
-    "extinction frames fringes headervalues instruments inventory lights masters "
-    "matching measurement noisecorrelation photometry photontransfer planning "
+    "extinction frames fringes headervalues instruments inventory joining lights "
+    "masters matching measurement noisecorrelation photometry photontransfer planning "
     "plate_matching plate_search plates pointing previews products programs "
-    "provenance quality rawfiles reference reference_catalogues registration "
-    "report resampling scenes simulate simulate_detector simulate_effects "
-    "simulate_headers simulate_noise simulate_settings simulate_sky "
-    "simulate_sources simulate_truth sky solving sources stacking steps trails "
-    "zero_points "
+    "provenance quality rawfiles reference reference_catalogues registration report "
+    "resampling scenes simulate simulate_detector simulate_effects simulate_headers "
+    "simulate_noise simulate_settings simulate_sky simulate_sources simulate_truth "
+    "sky solving sources stacking steps trails zero_points "
 ).split()
 
 

@@ -26,6 +26,7 @@ __all__ = ["DarkSubtracted", "calibrate", "read_raw"]
 log = logging.getLogger(__name__)
 
 _BLOCK_PIXELS = 1 << 16  # the arrays of a block stay in the processor's cache
+_COORDINATES = re.compile(r"(CTYPE|CRPIX|CRVAL|CDELT|CUNIT|CROTA)[12][A-Z]?|(CD|PC)[12]_[12][A-Z]?")
 _NOISE_ROWS = 64  # rows on which the masters' noise is measured
 
 
@@ -424,7 +425,14 @@ def _variance_model(frame: DarkSubtracted) -> str:
 
 
 def _shift_reference_pixel(cards: fits.Header, signal: SignalRows) -> None:
-    """Move CRPIX with the origin of the trimmed frame, in every coordinate system of the header."""
+    """Move CRPIX with the origin of the trimmed frame, in every coordinate system of the header.
+
+    Coordinates of a corner that was read out backwards do not hold for the joined frame, and go.
+    """
+    if signal.origin is None:
+        for keyword in [card for card in cards if _COORDINATES.fullmatch(card)]:
+            del cards[keyword]
+        return
     first_row, first_column = signal.origin
     for keyword in list(cards):
         match = re.fullmatch(r"CRPIX([12])[A-Z]?", keyword)

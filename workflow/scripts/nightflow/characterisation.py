@@ -20,7 +20,7 @@ from nightflow.configuration import write_if_changed
 from nightflow.detector import Amplifier, SignalRows, find_saturation
 from nightflow.photontransfer import measure_gain, measure_read_noise, sample
 from nightflow.products import RejectedFrame
-from nightflow.rawfiles import RawFile
+from nightflow.rawfiles import JoinedRawFile, RawFile, open_raw
 
 log = logging.getLogger(__name__)
 
@@ -100,11 +100,11 @@ def characterise(
     return rows
 
 
-def _opened(frames: Sequence[tuple]) -> list[RawFile]:
+def _opened(frames: Sequence[tuple]) -> list[RawFile | JoinedRawFile]:
     opened = []
     for path, hdu in frames:
         try:
-            raw = RawFile(path, hdu)
+            raw = open_raw(path, hdu)
             raw.rows(raw.shape[0] - 1, raw.shape[0])
             if not opened or raw.shape == opened[0].shape:
                 opened.append(raw)
@@ -113,7 +113,7 @@ def _opened(frames: Sequence[tuple]) -> list[RawFile]:
     return opened
 
 
-def _saturation(flats: Sequence[Sequence[SignalRows]], lights: Sequence[RawFile]) -> float | None:
+def _saturation(flats: Sequence[Sequence[SignalRows]], lights: Sequence[RawFile | JoinedRawFile]) -> float | None:
     """The value at which most of the frames that saturate pile up, or None."""
     raws = [*lights, *(flat.raw for members in flats for flat in members)]
     found = Counter(value for raw in raws if (value := find_saturation(raw.rows(0, raw.shape[0]))) is not None)

@@ -4,8 +4,9 @@ A detector is a plain dict of what is known of it: ``gain`` (electron/ADU), ``re
 ``linearity_limit`` and ``pedestal`` (ADU), ``overscan`` and ``trim`` (pairs of slices, or of first and last + 1, rows
 first), ``linearity``
 (coefficients c0, c1, ... of the true signal as a polynomial of the measured one, both in ADU above the bias) and
-``amplifiers``, a list of dicts with ``data`` and ``overscan`` sections, ``gain`` and ``read_noise`` of their own. An
-absent key or None means unknown.
+``amplifiers``, a list of dicts with ``data`` and ``overscan`` sections, ``gain`` and ``read_noise`` of their own; where
+the data sections do not lie in their places already, also ``place``, a section of the trimmed frame, and ``flip``, for
+rows and columns. An absent key or None means unknown.
 """
 
 from __future__ import annotations
@@ -54,13 +55,21 @@ def find_saturation(raw: np.ndarray) -> float | None:
 
 @dataclass(frozen=True)
 class Amplifier:
-    """One amplifier: its sections of the raw and of the trimmed frame (rows, columns), gain and read noise."""
+    """One amplifier: its sections of the raw and of the trimmed frame (rows, columns), gain and read noise.
+
+    `flip` tells for rows and columns whether they were read out in the opposite direction.
+    """
 
     data: tuple[slice, slice]
     overscan: tuple[slice, slice] | None
     trimmed: tuple[slice, slice]
     gain: float | None
     read_noise: float | None
+    flip: tuple[bool, bool] = (False, False)
+
+    def turned(self, pixels: np.ndarray) -> np.ndarray:
+        """Pixels of the data section as they lie on the trimmed frame."""
+        return pixels[:: -1 if self.flip[0] else 1, :: -1 if self.flip[1] else 1]
 
 
 def amplifiers(detector: dict, shape: tuple[int, int]) -> list[Amplifier]:
@@ -80,21 +89,26 @@ def amplifiers(detector: dict, shape: tuple[int, int]) -> list[Amplifier]:
         Amplifier(
             data=d,
             overscan=_section_within(amp["overscan"], shape) if amp.get("overscan") else None,
-            trimmed=(_renumbered(d[0], rows), _renumbered(d[1], columns)),
+            trimmed=_as_slices(amp.get("place")) or (_renumbered(d[0], rows), _renumbered(d[1], columns)),
             gain=amp.get("gain", detector.get("gain")),
             read_noise=amp.get("read_noise", detector.get("read_noise")),
+            flip=tuple(amp.get("flip") or (False, False)),
         )
         for amp, d in zip(sections, data, strict=True)
     ]
 
 
 def _section_within(section, shape: tuple[int, int]) -> tuple[slice, slice]:
-    section = [part if isinstance(part, slice) else slice(*part) for part in section]
+    section = _as_slices(section)
     rows, columns = (slice(*part.indices(n)[:2]) for part, n in zip(section, shape, strict=True))
     beyond = any(part.stop is not None and part.stop > n for part, n in zip(section, shape, strict=True))
     if beyond or rows.stop <= rows.start or columns.stop <= columns.start:
         raise RejectedFrame(f"the section {_fits_section(section)} does not lie on a frame of {shape[1]} x {shape[0]}")
     return rows, columns
+
+
+def _as_slices(section) -> tuple[slice, slice] | None:
+    return section and tuple(part if isinstance(part, slice) else slice(*part) for part in section)
 
 
 def _fits_section(section) -> str:
@@ -139,8 +153,8 @@ class SignalRows:
     ----------
     shape : tuple of int
         Rows and columns after trimming.
-    origin : tuple of int
-        Row and column of the raw frame that come first.
+    origin : tuple of int or None
+        Row and column of the raw frame that come first; None where these were read out backwards.
     overscan_level : float or None
         Mean level that was subtracted, ADU.
     noise_factor : float
@@ -155,7 +169,8 @@ class SignalRows:
         known = [level for level in self._levels if level is not None]
         self.overscan_level = float(np.mean([level.mean() for level in known])) if known else None
         self.noise_factor = np.float32(1 + max(_level_variance(amp, options) for amp in self.amplifiers))
-        self.origin = tuple(min(amp.data[axis].start for amp in self.amplifiers) for axis in (0, 1))
+        corner = min(self.amplifiers, key=lambda amp: (amp.trimmed[0].start, amp.trimmed[1].start))
+        self.origin = None if any(corner.flip) else (corner.data[0].start, corner.data[1].start)
 
     def rows(self, start: int, stop: int) -> np.ndarray:
         """Rows `start` to `stop` of the trimmed frame as float32, shape (stop - start, nx)."""
@@ -175,7 +190,7 @@ class SignalRows:
         """The data sections of an array of the raw frame's shape, joined."""
         trimmed = np.zeros(self.shape, image.dtype)
         for amp in self.amplifiers:
-            trimmed[amp.trimmed] = image[amp.data]
+            trimmed[amp.trimmed] = amp.turned(image[amp.data])
         return trimmed
 
     def overscan_method(self, options: dict) -> str:
@@ -184,11 +199,13 @@ class SignalRows:
 
     def _amplifier_rows(self, index: int, start: int, stop: int) -> np.ndarray:
         amp, level = self.amplifiers[index], self._levels[index]
-        first = amp.data[0].start
+        first, last = amp.data[0].start, amp.data[0].stop
+        if amp.flip[0]:
+            start, stop = last - first - stop, last - first - start
         strip = self.raw.rows(first + start, first + stop)[:, amp.data[1]]
         if level is None:
-            return strip.copy()  # the strip may be a view of the raw frame
-        return strip - (level[start:stop] if level.shape[1] == 1 else level)
+            return amp.turned(strip).copy()  # the strip may be a view of the raw frame
+        return amp.turned(strip - (level[start:stop] if level.shape[1] == 1 else level))
 
 
 def _is_beside(amp: Amplifier) -> bool:

@@ -20,6 +20,7 @@ from pathlib import Path
 from nightflow import inventory
 from nightflow.headervalues import start_of_exposure
 from nightflow.instruments import KINDS, Instrument, choose, chosen_extensions, translate
+from nightflow.joining import join_amplifiers
 
 OK, REJECTED, IGNORED = "ok", "rejected", "ignored"
 
@@ -65,7 +66,7 @@ class Frame:
 
     frame: str
     path: str
-    hdu: int = 0
+    hdu: int | str = 0
     kind: str | None = None
     target: str | None = None
     filter: str | None = None
@@ -100,7 +101,7 @@ class Frame:
     def trimmed_shape(self) -> str | None:
         """``nx x ny`` of the pixels that see light, as they are left after trimming."""
         amplifiers = self.detector.get("amplifiers") or [{"data": self.detector.get("trim")}]
-        sections = [amplifier["data"] for amplifier in amplifiers]
+        sections = [amplifier.get("place") or amplifier["data"] for amplifier in amplifiers]
         if None in sections:
             return self.shape
         rows, columns = ({i for section in sections for i in range(*section[axis])} for axis in (0, 1))
@@ -145,7 +146,7 @@ def _digest(text: str) -> str:
     return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=4).hexdigest()
 
 
-def frame_id(name: str, hdu: int = 0, several: bool = False) -> str:
+def frame_id(name: str, hdu: int | str = 0, several: bool = False) -> str:
     """Id of the image in HDU `hdu` of the file `name` (path within the raw folder).
 
     Folders are joined by dots. `several`: the file holds more than one image, so that the HDU belongs to the id.
@@ -157,7 +158,12 @@ def frame_id(name: str, hdu: int = 0, several: bool = False) -> str:
     identity = re.sub(r"[^A-Za-z0-9._-]+", "_", stem.replace("/", ".")).lstrip("._-")[:80]
     if identity.replace(".", "/") != stem:  # something was lost, or a dot stood in the name itself
         identity = f"{identity or 'x'}-{_digest(stem)}"
-    return f"{identity}.hdu{hdu}" if several else identity
+    return f"{identity}.hdu{_first(hdu)}" if several else identity
+
+
+def _first(hdu: int | str) -> str:
+    """The first extension of an image that was joined from several, as ``1+2``."""
+    return str(hdu).split("+")[0]
 
 
 def build(
@@ -216,18 +222,20 @@ def understood(name: str, content: dict, instruments: dict[str, Instrument], ins
     -------
     list of (dict, `Instrument`, dict, bool)
         The HDU, its dialect, its standard values, and whether the file holds several frames: chips of a mosaic camera,
-        each of which then has a name of its own as ``chip``.
+        each of which then has a name of its own as ``chip``. Extensions of one chip's amplifiers are one image.
     """
     first = content["hdus"][0]["cards"]
     dialect = choose(first, instruments) if instrument == "auto" else instruments[instrument]
     hdus = chosen_extensions(content["hdus"], dialect)
-    several = len(hdus) > 1
-    rows = [(hdu, dialect, translate(hdu["cards"], dialect, name, hdu["shape"])[0], several) for hdu in hdus]
+    rows = [(hdu, translate(hdu["cards"], dialect, name, hdu["shape"])[0]) for hdu in hdus]
+    if dialect.extensions.get("join"):
+        rows = join_amplifiers(rows, dialect.extensions["join"])
+    several = len(rows) > 1
     if several:
-        named = [values.get("chip") or hdu.get("name") for hdu, _, values, _ in rows]
-        for chip, (hdu, _, values, _) in zip(named, rows, strict=True):
-            values["chip"] = chip if chip and named.count(chip) == 1 else f"hdu{hdu['hdu']}"
-    return rows
+        named = [values.get("chip") or hdu.get("name") for hdu, values in rows]
+        for chip, (hdu, values) in zip(named, rows, strict=True):
+            values["chip"] = chip if chip and named.count(chip) == 1 else f"hdu{_first(hdu['hdu'])}"
+    return [(hdu, dialect, values, several) for hdu, values in rows]
 
 
 def _kind_of_master(cards: dict, dialect: Instrument, name: str) -> str | None:

@@ -8,7 +8,7 @@ import numpy as np
 from astropy.io import fits
 
 from nightflow.products import Image, RejectedFrame, clean_header, read_image
-from nightflow.rawfiles import RawFile
+from nightflow.rawfiles import JoinedRawFile, RawFile, open_raw
 from nightflow.steps import UserError
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ _COMMENTS = {
 }
 
 
-def read_light(path: str, hdu: int | None, cards: dict) -> tuple[np.ndarray, fits.Header]:
+def read_light(path: str, hdu: int | str | None, cards: dict) -> tuple[np.ndarray, fits.Header]:
     """Pixels of a raw light, and its header with standard cards.
 
     Parameters
@@ -51,7 +51,7 @@ def read_light(path: str, hdu: int | None, cards: dict) -> tuple[np.ndarray, fit
     header = fits.Header()
     _set_cards(header, cards)
     try:
-        raw = RawFile(path, hdu)
+        raw = open_raw(path, hdu)
         header = _merged_header(path, raw)
         _set_cards(header, cards)
         return raw.read(), header
@@ -59,12 +59,12 @@ def read_light(path: str, hdu: int | None, cards: dict) -> tuple[np.ndarray, fit
         raise RejectedFrame(verdict.reason, header) from verdict
 
 
-def shape_of(path: str, hdu: int) -> tuple[int, int]:
+def shape_of(path: str, hdu: int | str) -> tuple[int, int]:
     """Rows and columns of a raw frame."""
-    return RawFile(path, hdu).shape
+    return open_raw(path, hdu).shape
 
 
-def _merged_header(path: str, raw: RawFile) -> fits.Header:
+def _merged_header(path: str, raw: RawFile | JoinedRawFile) -> fits.Header:
     """The image's own cards, and those of the primary header that it lacks."""
     header = clean_header(raw.header)
     if "SIMPLE" not in raw.header:

@@ -24,7 +24,7 @@ from nightflow.combine import Combined, NoiseModel, Rejection, combine
 from nightflow.detector import SignalRows
 from nightflow.photontransfer import measure_gain, measure_read_noise, sample
 from nightflow.products import Image, MaskBit, RejectedFrame, clean_header, read_image
-from nightflow.rawfiles import RawFile
+from nightflow.rawfiles import JoinedRawFile, RawFile, open_raw
 
 __all__ = ["find_bad_pixels", "make_bias", "make_dark", "make_flat"]
 
@@ -270,11 +270,11 @@ def read_library_master(path, hdu: int, kind: str, options: dict) -> Image:
     RejectedFrame
         If the file cannot be read, or is a product that was rejected.
     """
-    header = RawFile(path, hdu).header
+    header = open_raw(path, hdu).header
     if "NFVERS" in header:
         image = read_image(path)
     else:
-        data = RawFile(path, hdu).read()
+        data = open_raw(path, hdu).read()
         mask = np.where(np.isfinite(data), np.uint16(0), np.uint16(MaskBit.NO_DATA))
         cards = clean_header(header)
         cards["IMAGETYP"], cards["BUNIT"] = kind.upper(), "" if kind == "flat" else "adu"
@@ -282,7 +282,7 @@ def read_library_master(path, hdu: int, kind: str, options: dict) -> Image:
             cards["EXPTIME"] = (cards["EXPOSURE"], "[s] exposure time")
         image = Image(data, mask, np.zeros_like(data), cards)
         image = _normalised(image, None, options) if kind == "flat" else image
-    image.header["LIBRARY"] = (RawFile(path, hdu).path.name[:60], "ready-made master")
+    image.header["LIBRARY"] = (open_raw(path, hdu).path.name[:60], "ready-made master")
     return image
 
 
@@ -291,7 +291,7 @@ class _Frame:
     """A raw calibration frame in use."""
 
     name: str
-    raw: RawFile
+    raw: RawFile | JoinedRawFile
     signal: SignalRows
     exptime: float | None
     level: float | None
@@ -358,7 +358,7 @@ def _open_frames(paths, detector, options, hdu, exptimes=None, levels=None) -> l
 
 
 def _open_frame(path, detector, options, hdu, exptime, level) -> _Frame:
-    raw = RawFile(path, hdu)
+    raw = open_raw(path, hdu)
     raw.rows(raw.shape[0] - 1, raw.shape[0])  # a damaged compressed file shows only when it is read
     exptime = raw.header.get("EXPTIME", raw.header.get("EXPOSURE")) if exptime is None else exptime
     return _Frame(raw.path.name, raw, SignalRows(raw, detector, options), exptime, level)

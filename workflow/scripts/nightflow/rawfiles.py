@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -162,6 +163,48 @@ def _plane_shape(header: fits.Header, path: Path) -> tuple[int, int]:
     return axes[-2], axes[-1]
 
 
+class JoinedRawFile:
+    """The images of several extensions as one, each above the one before it: a detector with an extension an amplifier.
+
+    Parameters
+    ----------
+    parts : list of `RawFile`
+        Of equal shape. The header is that of the first.
+
+    Raises
+    ------
+    RejectedFrame
+        If their shapes differ.
+    """
+
+    def __init__(self, parts: list[RawFile]):
+        self._parts = parts
+        self.path, self.header, self.step = parts[0].path, parts[0].header, parts[0].step
+        if any(part.shape != parts[0].shape for part in parts):
+            raise RejectedFrame(f"the amplifiers of {self.path.name} are images of different shapes", self.header)
+        self._height, width = parts[0].shape
+        self.shape = (self._height * len(parts), width)
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """As `RawFile.rows`."""
+        pieces, height = [], self._height
+        for number in range(start // height, -(-stop // height)):
+            below = number * height
+            pieces.append(self._parts[number].rows(max(start - below, 0), min(stop - below, height)))
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+    def read(self) -> np.ndarray:
+        """All rows."""
+        return self.rows(0, self.shape[0])
+
+
+def open_raw(path: str | os.PathLike, hdu: int | str | None = None) -> RawFile | JoinedRawFile:
+    """A raw frame; `hdu` may name several extensions as ``1+2+3+4``, the amplifiers of one detector."""
+    if isinstance(hdu, str) and re.fullmatch(r"\d+(\+\d+)+", hdu):
+        return JoinedRawFile([RawFile(path, int(number)) for number in hdu.split("+")])
+    return RawFile(path, hdu)
+
+
 def read_raw(path: str | os.PathLike, hdu: int | str | None = None) -> np.ndarray:
     """Pixels of a raw frame in ADU, float32, shape (ny, nx).
 
@@ -179,4 +222,4 @@ def read_raw(path: str | os.PathLike, hdu: int | str | None = None) -> np.ndarra
     OSError
         If the file system does not deliver it.
     """
-    return RawFile(path, hdu).read()
+    return open_raw(path, hdu).read()
