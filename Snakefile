@@ -30,3 +30,7 @@ rule all:
 
 onsuccess:
     print_summary()
+
+
+onerror:
+    print_failures(log)

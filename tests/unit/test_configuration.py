@@ -106,3 +106,27 @@ def test_unchanged_text_is_not_written_again(tmp_path):
     assert path.stat().st_mtime == 1
     configuration.write_if_changed(path, "y")
     assert path.read_text() == "y" and path.stat().st_mtime > 1
+
+
+@pytest.mark.parametrize(
+    "given, read",
+    [
+        ({"sky": {"sigma": "3.0"}}, {"sky": {"sigma": 3.0}}),
+        ({"trails": {"find": "false"}}, {"trails": {"find": False}}),
+        (
+            {"selection": {"max_fwhm": "4.5", "max_sky": "3 sigma"}},
+            {"selection": {"max_fwhm": 4.5, "max_sky": "3 sigma"}},
+        ),
+        ({"photometry": {"apertures": ["1", "2.5"]}}, {"photometry": {"apertures": [1, 2.5]}}),
+        ({"sky": {"sigma": "much"}}, {"sky": {"sigma": "much"}}),
+        ({"sky": {"sigma": "[3"}}, {"sky": {"sigma": "[3"}}),
+        ({"raw_dir": "./20180512"}, {"raw_dir": "./20180512"}),
+        ({"raw_dir": 20180512, "unknown": "3"}, {"raw_dir": 20180512, "unknown": "3"}),
+    ],
+)
+def test_values_inside_braces_on_the_command_line_have_their_types(given, read, root):
+    """Snakemake hands what stands inside braces over as text."""
+    import yaml
+
+    schema = yaml.safe_load((root / "workflow" / "schemas" / "config.schema.yaml").read_text(encoding="utf-8"))
+    assert configuration.typed(given, schema) == read

@@ -123,3 +123,10 @@ def test_simulator_options_in_the_documentation_are_its_defaults(root):
     text = (root / "docs" / "simulator.md").read_text(encoding="utf-8")
     documented = yaml.safe_load(re.search(r"```yaml\n(.*?)```", text, re.DOTALL)[1])["simulate"]
     assert simulate_settings.settings_of(documented) == simulate_settings.settings_of({})
+
+
+def test_every_step_names_its_inputs(root):
+    """What a script writes carries the names and sums of what it read."""
+    for script in (root / "workflow" / "scripts").glob("*.py"):
+        text = script.read_text(encoding="utf-8")
+        assert "steps.logged(snakemake.log[0], snakemake.input)" in text, script.name

@@ -8,13 +8,14 @@ from snakemake.utils import update_config
 MODULES = (
     "__init__ asterisms astrometry astrometry_net badpixels bayer calibration "
     "characterisation combine commands configuration cosmicrays detector explain "
-    "extinction frames fringes headervalues instruments inventory joining lights "
-    "masters matching measurement noisecorrelation photometry photontransfer planning "
-    "plate_matching plate_search plates pointing previews products programs "
-    "provenance quality rawfiles reference reference_catalogues registration report "
-    "resampling scenes simulate simulate_detector simulate_effects simulate_headers "
-    "simulate_noise simulate_settings simulate_sky simulate_sources simulate_truth "
-    "sky solving sources stacking steps trails zero_points "
+    "extinction failures frames fringes headervalues instruments inventory joining "
+    "lights lineage masters matching measurement noisecorrelation photometry "
+    "photontransfer planning plate_matching plate_search plates pointing previews "
+    "products programs prov provenance quality rawfiles reference "
+    "reference_catalogues registration report resampling scenes simulate "
+    "simulate_detector simulate_effects simulate_headers simulate_noise "
+    "simulate_settings simulate_sky simulate_sources simulate_truth sky solving "
+    "sources stacking steps trails verify zero_points "
 ).split()
 
 
@@ -27,7 +28,15 @@ def source_file(path):
 LIBRARY = {name: source_file(f"../scripts/nightflow/{name}.py") for name in MODULES}
 sys.path.insert(0, str(Path(LIBRARY["__init__"]).parents[1]))
 
-from nightflow import configuration, frames, instruments, planning, provenance
+from nightflow import (
+    configuration,
+    failures,
+    frames,
+    instruments,
+    planning,
+    provenance,
+    verify,
+)
 from nightflow.matching import NoCalibration
 
 INSTRUMENTS = (
@@ -120,7 +129,7 @@ def make_plan():
 
 defaults = load_configfile(source_file("../../config/config.yaml"))
 update_config(defaults, config)
-config.update(defaults)
+config.update(configuration.typed(defaults, schema("config")))
 
 try:
     configuration.check(config, schema("config"))
@@ -165,6 +174,17 @@ def digest(stage):
     return provenance.options_digest(
         {section: options(section) for section in SECTIONS[stage]}
     )
+
+
+def record_configuration():
+    """Leave what the present configuration is, for the command `verify`."""
+    digests = {stage: digest(stage) for stage in SECTIONS}
+    text = verify.record(digests, {**config, "results_dir": RESULTS})
+    configuration.write_if_changed(f"{RESULTS}/{verify.RECORD}", text)
+
+
+if workflow.is_main_process and config["raw_dir"] is not None:
+    record_configuration()
 
 
 def memory(factor, base=400):
@@ -422,3 +442,11 @@ def print_summary():
     summary = Path(RESULTS, "report", "summary.txt")
     if config["raw_dir"] is not None and summary.is_file():
         print(summary.read_text(encoding="utf-8"), end="")
+
+
+def print_failures(logs):
+    """Which frame and step failed, the last lines of their logs, and what to do."""
+    text = "".join(
+        Path(log).read_text(encoding="utf-8", errors="replace") for log in logs
+    )
+    print(failures.describe(text), end="")

@@ -21,6 +21,7 @@ rule report:
         sky=f"{RESULTS}/sky.tsv",
         zero_points=f"{RESULTS}/zeropoints.tsv" if SOLVER != "none" else [],
         extinction=f"{RESULTS}/extinction.tsv" if SOLVER != "none" else [],
+        provenance=f"{RESULTS}/provenance.json",
         previews=stack_previews(),
     log:
         f"{RESULTS}/logs/report.log",

@@ -21,7 +21,7 @@ def main(dark, flat, output, options, configuration):
 
 
 if "snakemake" in globals():
-    with steps.logged(snakemake.log[0]):
+    with steps.logged(snakemake.log[0], snakemake.input):
         main(
             snakemake.input.get("dark"),
             snakemake.input.get("flat"),

@@ -31,7 +31,7 @@ def main(raw, hdu, paths, corners, measured, own_map, output, cards, detector, o
 
 
 if "snakemake" in globals():
-    with steps.logged(snakemake.log[0]):
+    with steps.logged(snakemake.log[0], snakemake.input):
         main(
             snakemake.input.light,
             snakemake.params.hdu,

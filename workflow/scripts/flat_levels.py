@@ -26,5 +26,5 @@ def opened(chip):
 
 
 if "snakemake" in globals():
-    with steps.logged(snakemake.log[0]):
+    with steps.logged(snakemake.log[0], snakemake.input):
         main(snakemake.params.chips, snakemake.output[0], snakemake.params.options)

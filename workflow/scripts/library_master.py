@@ -13,7 +13,7 @@ def main(path, hdu, kind, output, options, configuration):
 
 
 if "snakemake" in globals():
-    with steps.logged(snakemake.log[0]):
+    with steps.logged(snakemake.log[0], snakemake.input):
         main(
             snakemake.input[0],
             snakemake.params.hdu,

@@ -21,7 +21,7 @@ def main(calibrated, output, ray_options, trail_options, source_options, configu
 
 
 if "snakemake" in globals():
-    with steps.logged(snakemake.log[0]):
+    with steps.logged(snakemake.log[0], snakemake.input):
         main(
             snakemake.input[0],
             snakemake.output[0],

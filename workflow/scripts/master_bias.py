@@ -13,7 +13,7 @@ def main(frames, hdu, output, detector, options, configuration):
 
 
 if "snakemake" in globals():
-    with steps.logged(snakemake.log[0]):
+    with steps.logged(snakemake.log[0], snakemake.input):
         main(
             snakemake.input.frames,
             snakemake.params.hdu,

@@ -14,7 +14,7 @@ def main(frames, hdu, exptimes, bias, output, detector, options, configuration):
 
 
 if "snakemake" in globals():
-    with steps.logged(snakemake.log[0]):
+    with steps.logged(snakemake.log[0], snakemake.input):
         main(
             snakemake.input.frames,
             snakemake.params.hdu,

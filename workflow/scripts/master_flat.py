@@ -20,7 +20,7 @@ def main(frames, hdu, exptimes, paths, corners, measured, levels, output, detect
 
 
 if "snakemake" in globals():
-    with steps.logged(snakemake.log[0]):
+    with steps.logged(snakemake.log[0], snakemake.input):
         main(
             snakemake.input.frames,
             snakemake.params.hdu,

@@ -13,7 +13,7 @@ def main(masked, output, sky_options, fringe_options, memory_mb, configuration):
 
 
 if "snakemake" in globals():
-    with steps.logged(snakemake.log[0]):
+    with steps.logged(snakemake.log[0], snakemake.input):
         main(
             snakemake.input,
             snakemake.output[0],

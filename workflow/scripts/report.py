@@ -1,6 +1,6 @@
 """Gather the tables of a run and write its report."""
 
-from nightflow import extinction, report, steps
+from nightflow import extinction, prov, report, steps
 from nightflow.configuration import write_if_changed
 
 
@@ -20,10 +20,12 @@ def main(frames, sky, detectors, zero_points, selections, stacks, output, templa
     report.write_previews(described, output["previews"], preview_size)
     write_if_changed(output["page"], report.page(template, frames, quality, detector, described, results))
     write_if_changed(output["summary"], report.summary(frames, quality, described, results))
+    tables = [output[name] for name in ("sky", "quality", "detector", "zero_points", "extinction") if output.get(name)]
+    write_if_changed(output["provenance"], prov.document(results, tables))
 
 
 if "snakemake" in globals():
-    with steps.logged(snakemake.log[0]):
+    with steps.logged(snakemake.log[0], snakemake.input):
         main(
             snakemake.input.frames,
             snakemake.input.sky,

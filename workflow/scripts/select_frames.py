@@ -16,7 +16,7 @@ def main(frames, sources, zero_points, output, selection_options, registration_o
 
 
 if "snakemake" in globals():
-    with steps.logged(snakemake.log[0]):
+    with steps.logged(snakemake.log[0], snakemake.input):
         main(
             snakemake.params.frames,
             snakemake.input.sources,

@@ -14,7 +14,7 @@ def main(raw, truth, done, options, threads):
 
 
 if "snakemake" in globals():
-    with steps.logged(snakemake.log[0]):
+    with steps.logged(snakemake.log[0], snakemake.input):
         main(
             snakemake.params.raw,
             snakemake.params.truth,

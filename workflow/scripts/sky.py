@@ -21,7 +21,7 @@ def main(masked, fringe, table, subtracted, sources, row, sky_options, detection
 
 
 if "snakemake" in globals():
-    with steps.logged(snakemake.log[0]):
+    with steps.logged(snakemake.log[0], snakemake.input):
         main(
             snakemake.input.masked,
             snakemake.input.get("fringe"),

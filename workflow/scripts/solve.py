@@ -19,7 +19,7 @@ def main(sources, catalogue, output, row, sections, configuration):
 
 
 if "snakemake" in globals():
-    with steps.logged(snakemake.log[0]):
+    with steps.logged(snakemake.log[0], snakemake.input):
         main(
             snakemake.input.sources,
             snakemake.input.get("catalogue"),

@@ -26,7 +26,7 @@ def main(frames, solved, selection, output, options, configuration, threads):
 
 
 if "snakemake" in globals():
-    with steps.logged(snakemake.log[0]):
+    with steps.logged(snakemake.log[0], snakemake.input):
         main(
             snakemake.input.frames,
             snakemake.input.solved,

@@ -36,6 +36,40 @@ def check(config: dict, schema: dict, where: str = "configuration") -> None:
         raise ConfigurationError("\n".join(f"{where}: {_sentence(error)}" for error in errors))
 
 
+def typed(value, schema: dict):
+    """`value` with texts read as YAML where `schema` does not accept them as text.
+
+    ``--config 'sky={sigma: 3.0}'`` hands everything inside the braces over as text.
+
+    Parameters
+    ----------
+    value : object
+        A configuration, or a part of it.
+    schema : dict
+        Its JSON schema.
+    """
+    if isinstance(value, dict):
+        known = schema.get("properties", {})
+        return {key: typed(part, known.get(key, {})) for key, part in value.items()}
+    if isinstance(value, list) and "items" in schema:
+        return [typed(part, schema["items"]) for part in value]
+    return _read(value, schema) if isinstance(value, str) else value
+
+
+def _read(text: str, schema: dict):
+    import jsonschema
+    import yaml
+
+    accepts = jsonschema.Draft202012Validator(schema).is_valid
+    if accepts(text):
+        return text
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    return value if accepts(value) else text
+
+
 def _sentence(error) -> str:
     key = ".".join(str(part) for part in error.absolute_path)
     if error.validator == "additionalProperties":

@@ -22,7 +22,7 @@ import numpy as np
 from astropy.io import fits
 from astropy.utils.exceptions import AstropyWarning
 
-from nightflow import __version__
+from nightflow import __version__, lineage
 
 REJECTED = "REJECTED"
 
@@ -117,7 +117,7 @@ def clean_header(header: fits.Header) -> fits.Header:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", AstropyWarning)
-                if card.keyword in _NOT_COPIED or not _is_standard(card):
+                if card.keyword in _NOT_COPIED or lineage.is_lineage(card.keyword) or not _is_standard(card):
                     continue
                 card.verify("silentfix+exception")
                 str(card)  # an unparsable value raises only when it is formatted
@@ -151,8 +151,9 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def write_fits(path: str | os.PathLike, hdus: Iterable) -> None:
-    """Write HDUs with CHECKSUM and DATASUM, and without the time of writing, to `path` in one step."""
+    """Write HDUs with CHECKSUM and DATASUM, the step's inputs, and without the time of writing, to `path` at once."""
     hdulist = fits.HDUList(list(hdus))
+    lineage.record(hdulist[0].header, path)
     hdulist.update_extend()  # now, since every card counts in the checksum
     for hdu in hdulist:
         hdu.add_checksum(when="of this HDU")

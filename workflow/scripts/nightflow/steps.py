@@ -10,8 +10,10 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+
+from nightflow import lineage
 
 
 class UserError(Exception):
@@ -28,17 +30,19 @@ _STORAGE = {
 
 
 @contextmanager
-def logged(path: str | os.PathLike) -> Iterator[None]:
+def logged(path: str | os.PathLike, inputs: Iterable[str] = ()) -> Iterator[None]:
     """Send log messages and warnings of a step to the file `path`, and end it with a sentence where the user can help.
 
-    A programming error leaves its traceback in the log and on the terminal.
+    Its products name `inputs` as what they were made of. A programming error leaves its traceback in the log and on
+    the terminal.
     """
     handler = logging.FileHandler(path, mode="w", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.captureWarnings(True)
     try:
-        yield
+        with lineage.inputs_of_step(inputs, path):
+            yield
     except UserError as error:
         _end(str(error))
     except OSError as error:
