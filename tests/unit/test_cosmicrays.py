@@ -116,6 +116,22 @@ def test_provisional_psf(fwhm, beta):
     assert psf.beta > 8 if beta is None else 2 < psf.beta < 6
 
 
+def test_trailed_and_lopsided_stars_of_unknown_gain_keep_their_cores():
+    """Each star is a trail with a knot at its end, and the stated noise has no photons in it."""
+    field = star_field(0, shape=(500, 500), sky=300.0, read_noise=1.5)
+    for x, y in field.positions(150, margin=15):
+        flux = 1000 * field.rng.uniform(0.01, 1) ** -1
+        field.add_star(x, y, 0.7 * flux, 1.8)
+        field.add_star(x + 1.6, y - 0.8, 0.3 * flux, 1.8)
+    field.add_rays(30)
+    image = field.image(SATURATION)
+    image.data[:] = field.rng.poisson(2 * (field.stars + field.rays)) / 2
+    image.data += (field.sky + field.rng.normal(0, 1.5, field.shape)).astype(np.float32)
+    image.uncertainty[:] = 1.5
+    recall, false, lost = scores(field, image, cosmicrays.find_cosmic_rays(image))
+    assert recall > 0.85 and false < 0.1 and lost < 0.01
+
+
 def test_without_stars_the_configured_psf_is_assumed():
     field = star_field(0, 0, 60, shape=(400, 400))
     image = field.image()

@@ -234,6 +234,23 @@ def test_single_hot_pixels_are_no_stars():
     assert sources.seeing(table)[0] == pytest.approx(3.07, rel=0.04)
 
 
+@pytest.mark.parametrize("fwhm", [2.0, 4.5])
+def test_a_frame_without_darks_is_measured_by_its_stars_and_not_by_its_hot_pixels(fwhm):
+    """Hundreds of hot pixels, bright and faint, beside twenty stars move neither the seeing nor the positions."""
+    field = star_field(20, shape=(500, 500), fwhm=fwhm, faintest=4e4, seed=7)
+    image = subtracted(field)
+    rng = np.random.default_rng(3)
+    x, y = rng.integers(0, 500, (2, 600))
+    stars = np.array([star[:2] for star in field.catalogue])
+    away = cKDTree(stars).query(np.column_stack([x, y]))[0] > 15
+    image.data[y[away], x[away]] += (300 * rng.uniform(0.005, 1, away.sum()) ** -1).astype(np.float32)
+    table = sources.detect_sources(image)
+    assert sources.seeing(table)[0] == pytest.approx(np.sqrt(fwhm**2 + PIXEL), rel=0.05)
+    found = np.column_stack([table["x"].value, table["y"].value])
+    distance, _ = cKDTree(found).query(stars)
+    assert np.median(distance) < 0.03 and distance.max() < 0.2
+
+
 def test_the_smooth_light_of_a_galaxy_is_no_star():
     """The noise in the disc of a bright galaxy is not taken for stars; its nucleus may be."""
     field = star_field(60, shape=(500, 500), seed=10, faintest=8000)

@@ -8,7 +8,7 @@ explains the pixels worse than a ray does.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -42,14 +42,19 @@ _CAP = 9.0
 # pixels of FWHM, stars look like rays too often for such a preference.
 _RAY_PREFERENCE = 10.0
 _UNDERSAMPLED = 2.0
-# Error of the PSF model, as a share of its value.
-_PSF_ERROR = 0.1
+# Errors of the PSF model: as a share of its value, and as a share of the highest within a pixel, which is what a star
+# that lies between the positions tried differs by.
+_PSF_ERROR, _SHIFT_ERROR = 0.1, 0.02
 # Noise alone makes a few pixels in a million above this.
 _LEAST_SIGNIFICANCE = 4.5
 # Share of the light above the sky that may change over a pixel without being a ray.
 _STRUCTURE = 0.02
+_PIXEL = 1 / 12  # variance of the light over a pixel, px^2
 _STAMP = 2  # half side, px
 _OFFSETS = np.arange(-1.0, 1.01, 0.25)  # of a star from the middle of its brightest pixel, px
+# Stars that are taken as examples of what stars look like, and how much one may differ from the others, as a share of
+# the peak: stars do so because they lie otherwise on the pixels, rays because each is unlike any other.
+_MOST_EXAMPLES, _LIKENESS, _FEWEST_ALIKE = 100, 0.05, 2
 
 
 @dataclass(frozen=True)
@@ -64,11 +69,14 @@ class PointSpread:
         Moffat exponent.
     n_stars : int
         Stars it was measured from; 0 for an assumed one.
+    examples : ndarray, shape (k, 25)
+        Stars as they are, of which several look alike: trailed or lopsided ones fit no profile. Peak of one.
     """
 
     covariance: tuple[float, float, float]
     beta: float
     n_stars: int = 0
+    examples: np.ndarray = field(default_factory=lambda: np.zeros((0, (2 * _STAMP + 1) ** 2)))
 
     @property
     def fwhm(self) -> float:
@@ -208,21 +216,48 @@ def provisional_psf(pixels, sigma, unusable, options) -> PointSpread:
     """
     level, _ = sky.local_sky(pixels, ~unusable, 64)
     flat = Image(np.where(unusable, np.float32(0), pixels - level), np.where(unusable, 4, 0).astype(np.uint16), sigma)
-    measured = sources.bright_shapes(flat)
-    # rays are sharper than any usable focus, or elongated
-    xx, yy, xy = measured[:3]
+    xx, yy, xy, wide, x, y = sources.bright_shapes(flat)
     width = np.sqrt(0.5 * (xx + yy))
-    stars = (width > 0.58) & (np.hypot(xx - yy, 2 * xy) < 0.5 * (xx + yy))
-    if np.count_nonzero(stars) >= _FEWEST_STARS:
-        common = sources.typical(width[stars])
-        stars &= np.abs(width - common) < 0.15 * common
+    stars = _alike(xx, yy, xy)
     if np.count_nonzero(stars) < _FEWEST_STARS:
         variance = (options["psffwhm"] / sources.FWHM_OF_SIGMA) ** 2
         return PointSpread((variance, variance, 0.0), float(options["psfbeta"]))
     moments = [float(np.median(m[stars])) for m in (xx, yy, xy)]
-    ratio = np.median(width[stars] / measured[3][stars])
+    ratio = np.median(width[stars] / wide[stars])
     factor = float(sources.core_factor(ratio)) ** 2
-    return PointSpread(tuple(m * factor for m in moments), float(sources.moffat_exponent(ratio)), int(stars.sum()))
+    return PointSpread(
+        tuple(m * factor for m in moments),
+        float(sources.moffat_exponent(ratio)),
+        int(stars.sum()),
+        _examples(flat.data, unusable, x[stars][:_MOST_EXAMPLES], y[stars][:_MOST_EXAMPLES]),
+    )
+
+
+def _examples(pixels, unusable, x, y):
+    """Pixels about the stars at `x`, `y` that look like others of them, as `PointSpread.examples`."""
+    peak = sources.stamps(pixels, x, y, 1).reshape(x.size, 9).argmax(axis=1)
+    x, y = np.rint(x) + peak % 3 - 1, np.rint(y) + peak // 3 - 1
+    light = sources.stamps(pixels, x, y, _STAMP).reshape(x.size, -1).astype(np.float64)
+    middle = light.shape[1] // 2
+    whole = ~sources.stamps(unusable, x, y, _STAMP, fill=True).any(axis=(1, 2)) & (light.argmax(axis=1) == middle)
+    light = light[whole] / light[whole][:, [middle]]
+    difference = np.sqrt(np.mean((light[:, None] - light) ** 2, axis=2))
+    return light[np.sum(difference < _LIKENESS, axis=1) > _FEWEST_ALIKE]
+
+
+def _alike(xx, yy, xy):
+    """Which of some second moments are those of the stars: they share one shape, round or trailed, and rays do not."""
+    width = np.sqrt(0.5 * (xx + yy))
+    stars = width > sources.SHARPEST
+    if not stars.any():
+        return stars
+    common = sources.typical(width[stars])
+    stars &= np.abs(width - common) < 0.15 * common
+    elongation = np.array([xx - yy, 2 * xy]) / (xx + yy)
+    for limit in (0.5, 0.25):
+        middle = np.median(elongation[:, stars], axis=1, keepdims=True) if stars.any() else 0.0
+        stars &= np.hypot(*(elongation - middle)) < limit
+    return stars
 
 
 def separable_median(image):
@@ -299,7 +334,7 @@ def star_cost(pixels, sigma, place, unusable, y, x, psf: PointSpread):
     middle = slice(ring - _STAMP, ring + _STAMP + 1)
     light = wide[:, middle, middle].reshape(y.size, -1)
     noise, quiet = (sources.stamps(p, x, y, _STAMP).reshape(y.size, -1).astype(np.float64) for p in (sigma, place))
-    templates = _templates(psf)
+    templates = np.concatenate([_templates(psf), psf.examples])
     level, slope = _surroundings(wide)
     # the star may sit on a slope, of a galaxy or of a brighter neighbour, or not
     return np.minimum(
@@ -332,8 +367,9 @@ def _compare(light, noise, quiet, templates):
     over, under = (light / variance) @ templates.T, (1 / variance) @ templates.T**2
     flux = np.maximum(over, 0) / np.maximum(under, 1e-30)
     best = np.argmax(flux * over, axis=1)
-    model = flux[np.arange(len(light)), best][:, None] * templates[best]
-    chi2 = (light - model) ** 2 / (variance + (_PSF_ERROR * model) ** 2)
+    flux = flux[np.arange(len(light)), best][:, None]
+    model, around = flux * templates[best], flux * _highest_around(templates)[best]
+    chi2 = (light - model) ** 2 / (variance + (_PSF_ERROR * model) ** 2 + (_SHIFT_ERROR * around) ** 2)
     free = light > model
     free[:, light.shape[1] // 2] = False
     star = np.where(free, np.minimum(chi2, _CAP), chi2).sum(axis=1)
@@ -341,9 +377,18 @@ def _compare(light, noise, quiet, templates):
     return star - np.where(light > 0, np.minimum(chi2, _CAP), chi2).sum(axis=1)
 
 
+def _highest_around(templates):
+    """Of each pixel of the templates and its eight neighbours the highest value."""
+    side = 2 * _STAMP + 1
+    padded = np.pad(templates.reshape(-1, side, side), ((0, 0), (1, 1), (1, 1)))
+    shifted = [padded[:, i : i + side, j : j + side] for i in range(3) for j in range(3)]
+    return np.max(shifted, axis=0).reshape(templates.shape)
+
+
 def _templates(psf: PointSpread):
     """The PSF over a stamp, integrated over the pixels, at each of the positions; peak of one, shape (81, 25)."""
-    xx, yy, xy = psf.covariance
+    # the stars were seen through pixels, and are integrated over them again
+    xx, yy, xy = np.array(psf.covariance) - np.array([1, 1, 0]) * _PIXEL
     fine = (np.arange(-5 * _STAMP - 2, 5 * _STAMP + 3)) / 5
     shift_y, shift_x = (s.ravel()[:, None, None] for s in np.meshgrid(_OFFSETS, _OFFSETS, indexing="ij"))
     dy, dx = fine[:, None] - shift_y, fine[None, :] - shift_x

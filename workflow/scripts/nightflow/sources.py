@@ -31,6 +31,9 @@ _BLOCK_THRESHOLD = 1.5
 # Standard deviation of white unit noise after the (1, 2, 1)/4 smoothing in x and y.
 _SMOOTHED_NOISE = 3 / 8
 FWHM_OF_SIGMA = 2 * np.sqrt(2 * np.log(2))
+# Standard deviation (px) below which light is that of a hot pixel or a ray, which all look the same: without this limit
+# they would win over the stars as the most common width.
+SHARPEST = 0.5
 
 
 def source_mask(data, mask=None, options: Mapping | None = None):
@@ -352,7 +355,7 @@ def _typical_width(pixels, x, y, sigma: float) -> float:
         centre_x, centre_y = _centre(light, x, y, half, sigma, rounds=5)
         xx, yy, _ = _second_moments(light, _offsets(x, centre_x, half), _offsets(y, centre_y, half), sigma)
         widths = _width(xx, yy)
-        widths = widths[np.isfinite(widths)]
+        widths = widths[widths > SHARPEST]
         if not widths.size:
             return np.nan
         previous, sigma = sigma, float(np.clip(typical(widths), 0.4, 15.0))
@@ -376,13 +379,15 @@ def bright_shapes(image: Image, n: int = 400):
         Second moments freed of a window of the typical width, px^2.
     wide : ndarray, shape (up to n,)
         Width (px) in a window twice as wide.
+    x, y : ndarray, shape (up to n,)
+        Centres, 0-based px.
     """
     bad = (image.mask != 0) | ~np.isfinite(image.data)
     pixels = np.where(bad, np.float32(0), image.data)
     x, y = _find_peaks(pixels, bad, image, 1.27, {"detection_threshold": 15.0, "max_sources": n})
     empty = np.zeros(0)
     if not x.size:
-        return empty, empty, empty, empty
+        return (empty,) * 6
     sigma = _typical_width(pixels, x, y, 1.27)
     sigma = max(sigma, 0.7) if np.isfinite(sigma) else 1.27
     half = int(np.ceil(4 * sigma))
@@ -393,7 +398,7 @@ def bright_shapes(image: Image, n: int = 400):
     xx, yy, xy = _second_moments(light, dx, dy, sigma)
     wide = _width(*_second_moments(light, dx, dy, 2 * sigma)[:2])
     good = whole & np.isfinite(xx) & np.isfinite(wide)
-    return xx[good], yy[good], xy[good], wide[good]
+    return tuple(column[good] for column in (xx, yy, xy, wide, centre_x, centre_y))
 
 
 def _measure(pixels, bad, image, x, y, sigma, options):
