@@ -89,17 +89,29 @@ def test_small_images(shape):
     assert not cosmicrays.find_cosmic_rays(Field(shape=shape).image()).any()
 
 
-def test_unknown_engine_is_refused():
-    with pytest.raises(ValueError, match="cosmic_rays.engine"):
-        cosmicrays.find_cosmic_rays(Field(shape=(20, 20)).image(), {"engine": "median"})
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"engine": "median"}, "cosmic_rays.engine is one of lacosmic, astroscrappy"),
+        ({"fsmode": "convolve"}, "fsmode convolve needs cosmic_rays.engine: astroscrappy"),
+        ({"engine": "astroscrappy", "cleantype": "median"}, "cleantype median needs cosmic_rays.engine: lacosmic"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        cosmicrays.find_cosmic_rays(Field(shape=(20, 20)).image(), options)
 
 
-def test_parameters_reach_the_engine():
+@pytest.mark.parametrize("engine", ["lacosmic", "astroscrappy"])
+def test_parameters_reach_the_engine(engine):
     """A higher limit finds less; a kernel of one's own and the other modes run."""
     image = star_field(60, 0, 30, shape=(300, 300)).image()
-    plain = {"test_psf": False}
+    plain = {"test_psf": False, "engine": engine}
     default = cosmicrays.find_cosmic_rays(image, plain).sum()
     assert cosmicrays.find_cosmic_rays(image, {**plain, "sigclip": 15.0}).sum() < default
+    assert cosmicrays.find_cosmic_rays(image, {**plain, "sepmed": False, "cleantype": "medmask"}).any()
+    if engine == "lacosmic":
+        return
     kernel = np.outer(*[np.hanning(9)[1:-1]] * 2) / np.outer(*[np.hanning(9)[1:-1]] * 2).sum()
     modes = {"fsmode": "convolve", "psfk": kernel.tolist(), "cleantype": "medmask", "sepmed": False, "niter": 2}
     assert cosmicrays.find_cosmic_rays(image, {**plain, **modes}).any()
@@ -138,13 +150,6 @@ def test_without_stars_the_configured_psf_is_assumed():
     psf = cosmicrays.provisional_psf(image.data, image.uncertainty, image.mask != 0, {"psffwhm": 3.3, "psfbeta": 4.0})
     assert (psf.fwhm, psf.beta, psf.n_stars) == (pytest.approx(3.3), 4.0, 0)
     assert scores(field, image, cosmicrays.find_cosmic_rays(image))[0] > 0.95
-
-
-@pytest.mark.parametrize("shape", [(9, 7), (40, 33), (1, 5)])
-def test_separable_median(shape):
-    data = np.random.default_rng(1).normal(size=shape).astype(np.float32)
-    expected = ndimage.median_filter(ndimage.median_filter(data, (5, 1), mode="nearest"), (1, 5), mode="nearest")
-    assert (cosmicrays.separable_median(data) == expected).all()
 
 
 @pytest.mark.accuracy

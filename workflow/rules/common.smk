@@ -9,9 +9,9 @@ MODULES = (
     "__init__ asterisms astrometry astrometry_net badpixels bayer calibration "
     "characterisation combine commands configuration cosmicrays detector explain "
     "extinction failures frames fringes headervalues instruments inventory joining "
-    "lights lineage masters matching measurement noisecorrelation photometry "
-    "photontransfer planning plate_matching plate_search plates pointing previews "
-    "products programs prov provenance quality rawfiles reference "
+    "lacosmic lights lineage masters matching measurement medians noisecorrelation "
+    "photometry photontransfer planning plate_matching plate_search plates pointing "
+    "previews products programs prov provenance quality rawfiles reference "
     "reference_catalogues registration report resampling scenes simulate "
     "simulate_detector simulate_effects simulate_headers simulate_noise "
     "simulate_settings simulate_sky simulate_sources simulate_truth sky solving "
@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(LIBRARY["__init__"]).parents[1]))
 from nightflow import (
     configuration,
     failures,
+    cosmicrays,
     frames,
     instruments,
     planning,
@@ -134,6 +135,8 @@ config.update(configuration.typed(defaults, schema("config")))
 try:
     configuration.check(config, schema("config"))
     configuration.check_results_dir(config["results_dir"])
+    if sentence := cosmicrays.refused(config["cosmic_rays"]):
+        raise configuration.ConfigurationError(sentence)
     RESULTS = configuration.canonical(config["results_dir"])
     PLAN = make_plan()
 except (

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from nightflow import sky, sources
+from nightflow import lacosmic, sky, sources
+from nightflow.medians import separable_median
 from nightflow.products import UNUSABLE, Image, MaskBit
 
 DEFAULTS = {
-    "engine": "astroscrappy",
+    "engine": "lacosmic",
     "sigclip": 4.5,
     "sigfrac": 0.3,
     "objlim": 5.0,
@@ -93,8 +94,8 @@ def find_cosmic_rays(image: Image, options: Mapping | None = None):
         Calibrated frame in electrons with the sky in it. Bad and saturated pixels are never flagged, nor is anything
         in an image narrower than 16 px.
     options : mapping, optional
-        L.A.Cosmic's parameters under astroscrappy's names; ``engine``; ``test_psf`` (False gives L.A.Cosmic's own
-        mask).
+        L.A.Cosmic's parameters under astroscrappy's names; ``engine`` (``lacosmic`` or ``astroscrappy``, whose masks
+        are the same); ``test_psf`` (False gives L.A.Cosmic's own mask).
 
     Returns
     -------
@@ -103,21 +104,21 @@ def find_cosmic_rays(image: Image, options: Mapping | None = None):
     Raises
     ------
     ValueError
-        If the engine is unknown.
+        If `refused` has an objection to the options.
 
     References
     ----------
     L.A.Cosmic: van Dokkum (2001), PASP 113, 1420.
     """
     options = {**DEFAULTS, **(options or {})}
-    if options["engine"] != "astroscrappy":
-        raise ValueError(f"cosmic_rays.engine is astroscrappy, not {options['engine']!r}")
+    if sentence := refused(options):
+        raise ValueError(sentence)
     unusable = (image.mask & int(UNUSABLE | MaskBit.SATURATED)) != 0
     unusable |= ~np.isfinite(image.data) | ~(image.uncertainty > 0)
     if unusable.all() or min(image.shape) < _SMALLEST:
         return np.zeros(image.shape, dtype=bool)
     pixels, sigma = _filled(image.data, unusable), _filled(image.uncertainty, unusable)
-    candidates = _astroscrappy(pixels, sigma, unusable, options)
+    candidates = ENGINES[options["engine"]](pixels, sigma**2, unusable, options)
     if not options["test_psf"]:
         return candidates & ~unusable
     return _test_candidates(pixels, sigma, unusable, candidates, options)
@@ -157,14 +158,14 @@ def replace(image: Image, rays) -> None:
     image.mask[y[found], x[found]] |= np.uint16(MaskBit.INTERPOLATED)
 
 
-def _astroscrappy(pixels, sigma, unusable, options):
+def _astroscrappy(pixels, variance, unusable, options):
     import astroscrappy
 
     rays, _ = astroscrappy.detect_cosmics(
         pixels,
         inmask=unusable,
         # filtered by astroscrappy itself, so that a ray's own Poisson noise does not hide it
-        invar=sigma**2,
+        invar=variance,
         gain=1.0,
         satlevel=np.inf,  # saturated pixels are in the mask
         verbose=False,
@@ -172,6 +173,28 @@ def _astroscrappy(pixels, sigma, unusable, options):
         psfk=None if options["psfk"] is None else np.asarray(options["psfk"], dtype=np.float32),
     )
     return rays
+
+
+ENGINES = {"lacosmic": lacosmic.detect, "astroscrappy": _astroscrappy}
+
+
+def refused(options: Mapping) -> str | None:
+    """Why these options cannot be used together, in a sentence; None where they can.
+
+    Parameters
+    ----------
+    options : mapping
+        Section ``cosmic_rays`` of the configuration.
+    """
+    engine = options["engine"]
+    if engine not in ENGINES:
+        return f"cosmic_rays.engine is one of {', '.join(ENGINES)}, not {engine!r}"
+    if engine == "lacosmic" and options["fsmode"] != "median":
+        return f"cosmic_rays.fsmode {options['fsmode']} needs cosmic_rays.engine: astroscrappy"
+    if engine == "astroscrappy" and options["cleantype"] == "median":
+        # its array for the median is filled in two places of 25
+        return "cosmic_rays.cleantype median needs cosmic_rays.engine: lacosmic; astroscrappy's is not reproducible"
+    return None
 
 
 def _test_candidates(pixels, sigma, unusable, candidates, options):
@@ -258,21 +281,6 @@ def _alike(xx, yy, xy):
         middle = np.median(elongation[:, stars], axis=1, keepdims=True) if stars.any() else 0.0
         stars &= np.hypot(*(elongation - middle)) < limit
     return stars
-
-
-def separable_median(image):
-    """Medians of five along the rows, then of five along the columns, edges repeated."""
-    for axis in (0, 1):
-        padded = np.pad(image, [(2, 2) if k == axis else (0, 0) for k in (0, 1)], mode="edge")
-        n = image.shape[axis]
-        image = _median_of_five(*(padded[i : i + n] if axis == 0 else padded[:, i : i + n] for i in range(5)))
-    return image
-
-
-def _median_of_five(a, b, c, d, e):
-    """Median of five arrays, pixel by pixel, by exchanges alone."""
-    low, high = np.maximum(np.minimum(a, b), np.minimum(c, d)), np.minimum(np.maximum(a, b), np.maximum(c, d))
-    return np.maximum(np.minimum(low, high), np.minimum(np.maximum(low, high), e))
 
 
 def _peaks(pixels, tested):

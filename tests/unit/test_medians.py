@@ -1,0 +1,31 @@
+"""Medians by exchanges against sorting."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from nightflow import medians
+
+
+@pytest.mark.parametrize("n", [1, 3, 5, 7, 9, 25])
+def test_median_of_arrays_is_the_sorted_middle(n):
+    """Ties included: the values are few."""
+    values = np.random.default_rng(n).integers(0, 12, (n, 2000)).astype(np.float32)
+    before = values.copy()
+    assert (medians.median_of(values) == np.median(values, axis=0)).all()
+    assert (values == before).all()
+
+
+def test_an_even_number_has_no_middle():
+    with pytest.raises(ValueError, match="median of 4 arrays"):
+        medians.median_of(np.zeros((4, 3)))
+
+
+@pytest.mark.parametrize("size", [3, 5, 7])
+@pytest.mark.parametrize("shape", [(9, 7), (40, 33), (1, 5), (2, 20000)])
+def test_separable_median(shape, size):
+    data = np.random.default_rng(1).normal(size=shape).astype(np.float32)
+    expected = ndimage.median_filter(ndimage.median_filter(data, (size, 1), mode="nearest"), (1, size), mode="nearest")
+    assert (medians.separable_median(data, size) == expected).all()
