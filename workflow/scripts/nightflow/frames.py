@@ -146,6 +146,25 @@ def _digest(text: str) -> str:
     return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=4).hexdigest()
 
 
+_LONGEST_NAME = 150  # characters of a product's name; file systems hold 255, endings and all
+
+
+def distinct(named: list[tuple[str, object]]) -> list[str]:
+    """Names of products that tell their keys apart and that file systems can hold.
+
+    Parameters
+    ----------
+    named : list of (str, object)
+        Name, made of ``[A-Za-z0-9._-]``, and what it stands for. Names that stand for several keys, and those that are
+        too long, end in a digest of their key.
+    """
+    counts = Counter(name for name, _ in named)
+    return [
+        name if counts[name] == 1 and len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}-{_digest(repr(key))}"
+        for name, key in named
+    ]
+
+
 def frame_id(name: str, hdu: int | str = 0, several: bool = False) -> str:
     """Id of the image in HDU `hdu` of the file `name` (path within the raw folder).
 
@@ -343,8 +362,11 @@ def _set_times(frame: Frame, mjd_start: float | None, longitude: float | None) -
     if mjd_start is None:
         return
     frame.mjd_mid = round(mjd_start + (frame.exptime or 0) / 2 / 86400, 8)
-    local = datetime.fromisoformat(frame.date_obs) + timedelta(hours=(longitude or 0) / 15)
-    frame.night = (local - timedelta(hours=12)).date().isoformat()
+    try:
+        local = datetime.fromisoformat(frame.date_obs) + timedelta(hours=(longitude or 0) / 15)
+        frame.night = (local - timedelta(hours=12)).date().isoformat()
+    except OverflowError:  # the first or last day of all dates
+        return
 
 
 def airmass(ra: float | None, dec: float | None, mjd: float | None, site: dict) -> float | None:
@@ -473,8 +495,11 @@ def to_tsv(frames: list[Frame]) -> str:
     return text.getvalue()
 
 
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # among them all that some reader takes for a line's end
+
+
 def _cell(value) -> str:
     if value is None:
         return ""
     text = f"{value:.13g}" if isinstance(value, float) else str(value)
-    return text.encode("utf-8", "backslashreplace").decode().replace("\t", " ").replace("\n", " ").replace("\r", " ")
+    return _CONTROL.sub(" ", text.encode("utf-8", "backslashreplace").decode())

@@ -52,7 +52,7 @@ def as_angle(value) -> tuple[float, bool] | None:
     if not found:
         return None
     sign, whole, minutes, seconds, direction = found.groups()
-    size = int(whole) + int(minutes) / 60 + float((seconds or "0").replace(",", ".")) / 3600
+    size = float(whole) + float(minutes) / 60 + float((seconds or "0").replace(",", ".")) / 3600
     negative = sign == "-" or direction.upper() in ("S", "W")
     return (-size if negative else size), True
 
@@ -117,6 +117,11 @@ def _positive(value, _instrument) -> float | None:
     return number if number is not None and number > 0 else None
 
 
+def _width(value, _instrument) -> float | None:
+    number = as_number(value)
+    return number if number is not None and 0 <= number < 10**_LONGEST_PIXEL else None
+
+
 def _airmass(value, _instrument) -> float | None:
     number = as_number(value)
     return number if number is not None and 1 <= number < 40 else None
@@ -126,10 +131,15 @@ def _text(value, _instrument) -> str | None:
     return " ".join(str(value).split()) if value is not None else None
 
 
+_LONGEST_PIXEL = 6  # digits of a pixel's coordinate
+
+
 def _section(value, _instrument) -> tuple[slice, slice] | None:
     """A FITS section ``[x1:x2,y1:y2]`` (1-based, inclusive) as slices of rows and columns; None if it is none."""
     found = re.fullmatch(r"\s*\[\s*(\d+)\s*:\s*(\d+)\s*,\s*(\d+)\s*:\s*(\d+)\s*\]\s*", str(value or ""))
     if not found:
+        return None
+    if max(map(len, found.groups())) > _LONGEST_PIXEL:
         return None
     x1, x2, y1, y2 = map(int, found.groups())
     return (slice(y1 - 1, y2), slice(x1 - 1, x2)) if 0 < x1 <= x2 and 0 < y1 <= y2 else None
@@ -166,7 +176,7 @@ CONVERSIONS = {
     "bayer": _bayer,
     "bayer_x": _number,
     "bayer_y": _number,
-    **dict.fromkeys(MARGINS, _number),
+    **dict.fromkeys(MARGINS, _width),
 }
 SECTIONS = ("trim", "overscan")
 

@@ -20,11 +20,14 @@ from pathlib import Path
 SUFFIXES = (".fits", ".fit", ".fts")
 COMPRESSED = (".gz", ".fz")
 
-_CACHE_FORMAT = 2
+_CACHE_FORMAT = 3
 _PARALLEL_FROM = 1000  # files; below this, starting processes costs more than it gains
 _BLOCK, _CARD = 2880, 80  # bytes, of the FITS standard
 _LONGEST_HEADER = 1 << 24  # bytes
-_MOST_UNPACKED = 1 << 29  # bytes of an HDU in a compressed file that are passed over to reach the next
+_LONGEST_TEXT = 1000  # characters of a value, over all its cards
+_MOST_UNPACKED = 1 << 28  # bytes of a gzipped file that are passed over to reach its next images
+MOST_PIXELS = 1 << 29  # of an image; the largest detectors have half as many
+MOST_GAIN = 1100  # of gzip: no stream unpacks to more times its size
 _MOST_HDUS, _MOST_AXES = 1000, 999
 
 
@@ -68,7 +71,7 @@ def find_files(folders: Iterable[str], skip: Iterable[str] = ()) -> list[RawFile
         If a folder does not exist.
     """
     folders = list(folders)
-    skipped = {os.path.realpath(path) for path in skip}
+    skipped = {_identity(path) for path in skip}
     files = []
     for folder in folders:
         if not os.path.isdir(folder):
@@ -76,27 +79,46 @@ def find_files(folders: Iterable[str], skip: Iterable[str] = ()) -> list[RawFile
         prefix = f"{Path(folder).name}/" if len(folders) > 1 else ""
         files += [
             RawFile(entry.path, prefix + os.path.relpath(entry.path, folder), stat.st_size, stat.st_mtime_ns)
-            for entry, stat in _walk(folder, skipped, set())
+            for entry, stat in _walk(folder, skipped)
         ]
     return sorted(files, key=lambda file: (file.name, file.path))
 
 
-def _walk(folder: str, skipped: set, seen: set) -> Iterator[tuple[os.DirEntry, os.stat_result]]:
-    real = os.path.realpath(folder)
-    if real in seen or real in skipped:
-        return
-    seen.add(real)
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
+def _walk(folder: str, skipped: set) -> Iterator[tuple[os.DirEntry, os.stat_result]]:
+    """FITS files below `folder` with their sizes and times; each real folder once, however links lead to it."""
+    waiting, seen = [folder], set(skipped)
+    while waiting:
+        folder = waiting.pop()
+        identity = _identity(folder)
+        if identity in seen:
+            continue
+        seen.add(identity)
+        for entry in _visible(folder):
             try:
                 if entry.is_dir():
-                    yield from _walk(entry.path, skipped, seen)
+                    waiting.append(entry.path)
                 elif is_fits_name(entry.name) and entry.is_file():
                     yield entry, entry.stat()
-            except OSError:  # vanished, or a folder that may not be read
+            except OSError:  # vanished, or a link in a circle
                 continue
+
+
+def _identity(folder: str) -> tuple[int, int] | None:
+    """What tells a folder from others, whatever path leads to it; None if there is none."""
+    try:
+        stat = os.stat(folder)
+    except OSError:
+        return None
+    return stat.st_dev, stat.st_ino
+
+
+def _visible(folder: str) -> list[os.DirEntry]:
+    """What a folder holds, in order of name; nothing where it may not be read."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name, reverse=True)
+    except OSError:
+        return []
 
 
 def read_headers(path: str) -> dict:
@@ -129,6 +151,8 @@ def _read_headers(path: str) -> dict:
         if not first.startswith(b"SIMPLE  ="):
             return {"error": "not a FITS file", "hdus": []}
         found = list(_images(stream, first, None if zipped else size))
+    for image in found:
+        image["error"] = image["error"] or _why_too_large(image, size)
     return {"error": None if found else "no image in the file", "hdus": found}
 
 
@@ -147,7 +171,7 @@ def _images(stream, block: bytes, size: int | None) -> Iterator[dict]:
             name = str(cards["EXTNAME"]).strip() if "EXTNAME" in cards else None
             yield {"hdu": number, "name": name, "shape": shape, "cards": {**primary, **cards}, "error": missing}
         position += -(-data_bytes // _BLOCK) * _BLOCK
-        if size is None and (data_bytes > _MOST_UNPACKED or (shape and number == 0)):
+        if size is None and (position > _MOST_UNPACKED or (shape and number == 0)):
             return  # going on would unpack the pixels
         if size is not None and position >= size:
             return
@@ -155,6 +179,17 @@ def _images(stream, block: bytes, size: int | None) -> Iterator[dict]:
         block = stream.read(_BLOCK)
         if not block.startswith(b"XTENSION"):
             return  # the end, or bytes after the last HDU
+
+
+def _why_too_large(image: dict, size: int) -> str | None:
+    """Why an image in a file of `size` bytes cannot be what its header says, or is no camera's; None if it may be."""
+    pixels = math.prod(image["shape"])
+    if pixels > MOST_PIXELS:
+        return f"its header tells of {pixels:.1e} pixels, more than any detector has"
+    bits = image["cards"].get("ZBITPIX", image["cards"].get("BITPIX"))
+    if isinstance(bits, int) and pixels * abs(bits) / 8 > MOST_GAIN * size:
+        return f"truncated: {size} bytes cannot hold {pixels} pixels, however compressed"
+    return None
 
 
 def read_cards(stream, block: bytes) -> tuple[dict, int]:
@@ -191,7 +226,8 @@ def _add_card(values: dict, card: str, continued: str | None) -> str | None:
     elif keyword == "CONTINUE" and continued:
         rest = _card_value(card[8:])
         values[continued] = values[continued].removesuffix("&") + str(rest or "")
-        return continued if str(rest).endswith("&") else None
+        goes_on = str(rest).endswith("&") and len(values[continued]) < _LONGEST_TEXT
+        return continued if goes_on else None
     elif keyword == "HIERARCH" and "=" in card:
         keyword, _, text = card[9:].partition("=")
         keyword = keyword.strip()
@@ -284,10 +320,11 @@ class HeaderCache:
     def _load(self) -> dict:
         try:
             content = json.loads(self.path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
         usable = isinstance(content, dict) and content.get("format") == _CACHE_FORMAT
-        return content["files"] if usable else {}
+        entries = content.get("files") if usable else None
+        return {path: entry for path, entry in entries.items() if _is_entry(entry)} if entries else {}
 
     def headers(self, files: list[RawFile]) -> list[dict]:
         """What `read_headers` gives for each of `files`, opening only those that are new or changed."""
@@ -312,6 +349,10 @@ class HeaderCache:
         content = {"format": _CACHE_FORMAT, "files": self._entries}
         scratch.write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
         os.replace(scratch, self.path)
+
+
+def _is_entry(entry) -> bool:
+    return isinstance(entry, dict) and {"size", "mtime_ns", "error", "hdus"} <= entry.keys()
 
 
 def _read_all(paths: list[str]) -> list[dict]:

@@ -10,7 +10,7 @@ import hashlib
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from nightflow.frames import OK, Frame, slug
+from nightflow.frames import OK, Frame, distinct, slug
 
 
 class NoCalibration(ValueError):
@@ -78,12 +78,14 @@ def find_masters(frames: list[Frame], criteria: dict) -> dict[str, Master]:
     for frame in frames:
         if frame.status == OK and frame.kind in ("bias", "dark", "flat"):
             groups[_group_key(frame, criteria[frame.kind])].append(frame)
-    masters = {}
-    for members in groups.values():
+    found = []
+    for key, members in groups.items():
         for cluster in _split_by_temperature(members, criteria[members[0].kind].get("temperature")):
-            master = _master(cluster, criteria)
-            masters[master.name] = master
-    return dict(sorted(masters.items()))
+            found.append((_master(cluster, criteria), key))
+    names = distinct([(master.name, (key, master.temperature)) for master, key in found])
+    for (master, _), name in zip(found, names, strict=True):
+        master.name = name
+    return {master.name: master for master, _ in sorted(found, key=lambda pair: pair[0].name)}
 
 
 def ready_masters(frames: list[Frame]) -> dict[str, Master]:
@@ -142,7 +144,9 @@ def _master(members: list[Frame], criteria: dict) -> Master:
     )
 
 
-def match(frame, kind: str, masters: dict[str, Master], criteria: dict, *, scalable: bool = False) -> Match:
+def match(
+    frame, kind: str, masters: dict[str, Master], criteria: dict, *, scalable: bool = False, known: dict | None = None
+) -> Match:
     """The master of `kind` that suits `frame` best.
 
     Parameters
@@ -155,6 +159,8 @@ def match(frame, kind: str, masters: dict[str, Master], criteria: dict, *, scala
         ``calibration.match``.
     scalable : bool
         Whether a dark of another exposure time may be taken (there is a bias to scale it with).
+    known : dict, optional
+        Where to remember, for further frames and the same masters, how settings compare: thousands of frames have few.
 
     Returns
     -------
@@ -162,28 +168,39 @@ def match(frame, kind: str, masters: dict[str, Master], criteria: dict, *, scala
         Candidates that agree are ranked: for darks equal exposure first, then longer ones (scaled down) before
         shorter ones; then the nearest in time.
     """
-    candidates = [m for m in masters.values() if m.kind == kind]
-    if not candidates:
+    compared = _compared_settings(frame, kind, masters, criteria[kind]["same"], {} if known is None else known)
+    if not compared:
         return Match(None, failures=[f"there are no {kind} frames"])
-    judged = [(m, *_compare(frame, m, criteria[kind], scalable)) for m in candidates]
-    fitting = [(m, notes) for m, failed, notes in judged if not failed]
+    agreeing = [(m, notes) for m, failed, notes in compared if not failed]
+    fitting = [(m, notes) for m, notes in agreeing if not _beyond_limits(frame, m, criteria[kind], scalable)]
     if fitting:
         master, notes = min(fitting, key=lambda pair: _rank(frame, pair[0], criteria[kind]))
-        return Match(master, notes)
+        return Match(master, list(notes))
+    judged = [(m, failed + _beyond_limits(frame, m, criteria[kind], scalable)) for m, failed, _ in compared]
     nearest = sorted(judged, key=lambda item: (len(item[1]), _age(frame, item[0]) or 0, item[0].name))[:3]
-    return Match(None, failures=[f"{m.name} has {', '.join(failed)}" for m, failed, _ in nearest])
+    return Match(None, failures=[f"{m.name} has {', '.join(failed)}" for m, failed in nearest])
 
 
-def _compare(frame, master: Master, criteria: dict, scalable: bool) -> tuple[list[str], list[str]]:
-    """Criteria that fail, and remarks on those that could not be compared, each as words."""
+def _compared_settings(frame, kind: str, masters: dict, columns: list[str], known: dict) -> list[tuple]:
+    """Masters of `kind`, each with the settings that differ from the frame's and remarks, both as words."""
     own = frame.like if isinstance(frame, Master) else frame
-    failed, notes = _compare_settings(own, master, criteria["same"])
+    sections = [own.detector.get(name) for name in ("trim", "overscan", "amplifiers")]
+    settings = (kind, own.kind, own.window, own.shape, own.binning, own.glass, repr(sections) if any(sections) else "")
+    settings += tuple(getattr(own, name) for name in columns)
+    if settings not in known:
+        known[settings] = [(m, *_compare_settings(own, m, columns)) for m in masters.values() if m.kind == kind]
+    return known[settings]
+
+
+def _beyond_limits(frame, master: Master, criteria: dict, scalable: bool) -> list[str]:
+    """Temperature, exposure time and age where they exceed their limits, as words."""
+    own = frame.like if isinstance(frame, Master) else frame
     limits = (
         _wrong_temperature(own.temperature, master.temperature, criteria.get("temperature")),
-        None if scalable or master.kind != "dark" else _wrong_exposure(own, master, criteria),
+        _wrong_exposure(own, master, criteria, scalable) if master.kind == "dark" else None,
         _too_old(_age(frame, master), criteria.get("max_age")),
     )
-    return failed + [words for words in limits if words], notes
+    return [words for words in limits if words]
 
 
 def _compare_settings(own: Frame, master: Master, columns: list[str]) -> tuple[list[str], list[str]]:
@@ -234,11 +251,12 @@ def _wrong_temperature(own: float | None, offered: float | None, tolerance: floa
     return f"temperature {offered:g} C instead of {own:g} C (tolerance {tolerance:g})"
 
 
-def _wrong_exposure(own: Frame, dark: Master, criteria: dict) -> str | None:
-    if _same_exposure(own, dark, criteria):
+def _wrong_exposure(own: Frame, dark: Master, criteria: dict, scalable: bool) -> str | None:
+    if (scalable and dark.exptime) or _same_exposure(own, dark, criteria):
         return None
     wanted = "an unknown time" if own.exptime is None else f"{own.exptime:g} s"
-    return f"exposure {dark.exptime:g} s instead of {wanted} (no bias to scale it with)"
+    reason = "no bias to scale it with" if dark.exptime else "nothing to scale"
+    return f"exposure {dark.exptime:g} s instead of {wanted} ({reason})"
 
 
 def _too_old(age: float | None, limit: float | None) -> str | None:
@@ -306,8 +324,9 @@ def assign(frames: list[Frame], masters: dict[str, Master], policy: dict) -> Non
         for frame in master.frames:
             frame.bias, frame.dark, frame.reason = master.bias, master.dark, f"for {master.name}"
     problems = defaultdict(list)
+    known = {}
     for light in (f for f in frames if f.kind == "light" and f.status == OK):
-        lacking = _assign_light(light, masters, criteria, refused)
+        lacking = _assign_light(light, masters, criteria, refused, known)
         if lacking and missing == "error":
             problems["; ".join(lacking)].append(light)
         elif lacking and missing == "skip":
@@ -329,20 +348,21 @@ def _is_allowed(policy: dict) -> bool:
     return policy["missing"] == "warn" or policy.get("flat_without_bias", False)
 
 
-def _bias_and_dark(frame, masters: dict, criteria: dict) -> tuple[Match, Match]:
-    bias = match(frame, "bias", masters, criteria)
+def _bias_and_dark(frame, masters: dict, criteria: dict, known: dict | None = None) -> tuple[Match, Match]:
+    bias = match(frame, "bias", masters, criteria, known=known)
     own = frame.like if isinstance(frame, Master) else frame
-    return bias, match(frame, "dark", masters, criteria, scalable=bias.master is not None or _has_level(own))
+    scalable = bias.master is not None or _has_level(own)
+    return bias, match(frame, "dark", masters, criteria, scalable=scalable, known=known)
 
 
 def _name(master: Master | None) -> str | None:
     return master.name if master is not None else None
 
 
-def _assign_light(light: Frame, masters: dict, criteria: dict, refused: dict) -> list[str]:
+def _assign_light(light: Frame, masters: dict, criteria: dict, refused: dict, known: dict) -> list[str]:
     """Set the light's masters and its reason column; what is lacking, as sentences."""
-    bias, dark = _bias_and_dark(light, masters, criteria)
-    flat = match(light, "flat", masters, criteria)
+    bias, dark = _bias_and_dark(light, masters, criteria, known)
+    flat = match(light, "flat", masters, criteria, known=known)
     light.bias, light.dark, light.flat = _name(bias.master), _name(dark.master), _name(flat.master)
     remarks = [*bias.notes, *dark.notes, *flat.notes]
     if dark.master is not None and not _same_exposure(light, dark.master, criteria["dark"]):

@@ -105,9 +105,11 @@ def _pair_gain(first: np.ndarray, second: np.ndarray, read_noise: float) -> floa
 def clipped_deviation(values: np.ndarray, limit: float = 4.0) -> float:
     """Standard deviation of the values within `limit` standard deviations of their mean, iterated from the MAD.
 
-    What a normal distribution loses in its cut tails is given back.
+    What a normal distribution loses in its cut tails is given back; no values deviate by 0.
     """
     values = values[np.isfinite(values)].astype(np.float64)
+    if values.size == 0:
+        return 0.0
     centre = float(np.median(values))
     deviation = max(1.4826 * float(np.median(np.abs(values - centre))), float(np.spacing(np.float32(abs(centre) + 1))))
     for _ in range(5):

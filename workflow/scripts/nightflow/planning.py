@@ -232,7 +232,8 @@ def find_fringes(lights: dict[str, Frame], options: dict) -> dict[str, list[Fram
     groups = defaultdict(list)
     for light in lights.values():
         if not options["filters"] or light.filter in options["filters"]:
-            groups[f"fringe_{_camera_name(light)}_{light.shape}_{slug(light.filter, 'x')}"].append(light)
+            name = f"fringe_{_camera_name(light)}_{light.shape}_{slug(light.filter, 'x')}"
+            groups[frame_table.distinct([(name, name)])[0]].append(light)
     return {name: members for name, members in sorted(groups.items()) if len(members) >= options["min_frames"]}
 
 
@@ -306,7 +307,8 @@ def _camera_name(frame: Frame) -> str:
     settings = (frame.gain_setting, frame.offset, frame.readout_mode)
     digest = hashlib.blake2b(repr(settings).encode(), digest_size=3).hexdigest() if any(settings) else None
     parts = (frame.night or "undated", frame.instrument, frame.chip, frame.binning, digest)
-    return "_".join(slug(part, "x").replace("_", "-") for part in parts if part)
+    name = "_".join(slug(part, "x").replace("_", "-") for part in parts if part)
+    return frame_table.distinct([(name, parts)])[0]
 
 
 def group_stacks(lights: dict[str, Frame], group_by: list[str]) -> dict[tuple[str, str], list[Frame]]:
@@ -314,14 +316,19 @@ def group_stacks(lights: dict[str, Frame], group_by: list[str]) -> dict[tuple[st
     groups = defaultdict(list)
     for light in lights.values():
         groups[tuple(getattr(light, column) for column in group_by)].append(light)
-    first = [dict(zip(group_by, key, strict=True)) for key in groups]
-    stacks = {}
-    for key, members in groups.items():
+    alike = defaultdict(list)
+    for key in groups:
         values = dict(zip(group_by, key, strict=True))
-        alike = [
-            v for v in first if v.get("target") == values.get("target") and v.get("filter") == values.get("filter")
-        ]
-        telling = [c for c in group_by if c not in ("target", "filter") and len({v[c] for v in alike}) > 1]
-        name = "_".join([values.get("filter") or "all", *(slug(str(values[c]), "x") for c in telling)])
-        stacks[values.get("target") or "all", name] = members
-    return dict(sorted(stacks.items()))
+        alike[values.get("target") or "all", values.get("filter") or "all"].append((values, key))
+    stacks = {}
+    for (target, passband), settings in alike.items():
+        telling = [c for c in group_by if c not in ("target", "filter") and len({v[c] for v, _ in settings}) > 1]
+        for values, key in settings:
+            name = "_".join([passband, *(slug(str(values[c]), "x") for c in telling)])
+            stacks.setdefault(target, []).append((name, key))
+    named = {
+        (target, name): groups[key]
+        for target, pairs in stacks.items()
+        for name, (_, key) in zip(frame_table.distinct(pairs), pairs, strict=True)
+    }
+    return dict(sorted(named.items()))

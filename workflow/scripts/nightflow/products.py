@@ -9,6 +9,7 @@ product without pixels whose header says why.
 from __future__ import annotations
 
 import enum
+import math
 import os
 import re
 import warnings
@@ -47,9 +48,17 @@ UNUSABLE = MaskBit.BAD | MaskBit.COSMIC_RAY | MaskBit.NO_DATA | MaskBit.LOW_RESP
 # Cards that describe the raw file's storage or geometry and would be false in a product.
 _STALE_CARDS = (
     "BZERO BSCALE BLANK CHECKSUM DATASUM PEDESTAL DATASEC BIASSEC TRIMSEC CCDSEC DETSEC AMPSEC "
-    "DATAMIN DATAMAX ZHECKSUM ZDATASUM XTENSION PCOUNT GCOUNT EXTEND INHERIT"
+    "DATAMIN DATAMAX ZHECKSUM ZDATASUM XTENSION PCOUNT GCOUNT GROUPS EXTEND INHERIT EXTNAME EXTVER EXTLEVEL "
+    "SIMPLE BITPIX END TFIELDS THEAP"
 ).split()
-_NOT_COPIED = frozenset({"SIMPLE", "BITPIX", "NAXIS", "NAXIS1", "NAXIS2", "NAXIS3", *_STALE_CARDS})
+_NOT_COPIED = re.compile(rf"{'|'.join(_STALE_CARDS)}|NAXIS\d*|Z(NAXIS|TILE)\d+|T(FORM|TYPE|DIM|SCAL|ZERO|NULL)\d+")
+
+# Cards that every reader of the standard takes for numbers.
+_NUMBERS = re.compile(
+    r"(CRPIX|CRVAL|CDELT|CROTA|CD\d_|PC\d_|PV\d_|CRDER|CSYER)\d+[A-Z]?|(A|B|AP|BP)_(ORDER|\d_\d)|WCSAXES[A-Z]?|"
+    r"(EQUINOX|LONPOLE|LATPOLE|RESTFRQ|RESTWAV)[A-Z]?|MJD-(OBS|AVG|BEG|END)|EXPTIME|AIRMASS|TELAPSE|XPOSURE"
+)
+_TEXTS = re.compile(r"(CTYPE|CUNIT|CNAME)\d+[A-Z]?|(RADESYS|WCSNAME)[A-Z]?|BUNIT|OBJECT|FILTER|DATE(-[A-Z]+)?")
 
 
 class RejectedFrame(Exception):
@@ -117,14 +126,23 @@ def clean_header(header: fits.Header) -> fits.Header:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", AstropyWarning)
-                if card.keyword in _NOT_COPIED or lineage.is_lineage(card.keyword) or not _is_standard(card):
+                if _NOT_COPIED.fullmatch(card.keyword) or lineage.is_lineage(card.keyword) or not _is_standard(card):
                     continue
                 card.verify("silentfix+exception")
                 str(card)  # an unparsable value raises only when it is formatted
+                if not _has_its_type(card):
+                    continue
             kept.append(copy(card), end=True)
         except (fits.VerifyError, AstropyWarning, ValueError):
             continue
     return kept
+
+
+def _has_its_type(card: fits.Card) -> bool:
+    """Whether a card that readers of the standard act upon has the type that it must have."""
+    if _NUMBERS.fullmatch(card.keyword):
+        return isinstance(card.value, (int, float)) and not isinstance(card.value, bool) and math.isfinite(card.value)
+    return isinstance(card.value, str) or not _TEXTS.fullmatch(card.keyword)
 
 
 def _is_standard(card: fits.Card) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import os
 import re
 import warnings
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from astropy.io import fits
 
+from nightflow.inventory import MOST_GAIN, MOST_PIXELS
 from nightflow.products import RejectedFrame
 
 
@@ -53,11 +55,12 @@ class RawFile:
         try:
             with _opened(self.path) as hdus:
                 self._read_layout(_image_hdu(hdus, hdu))
-        except (OSError, EOFError, KeyError, IndexError, ValueError, TypeError, fits.VerifyError) as error:
+        except RejectedFrame:
+            raise
+        except Exception as error:  # on a damaged header the reader raises whatever it stumbles over
             _raise_if_storage(error)
             raise RejectedFrame(f"{self.path.name} is unreadable: {error}") from error
-        if self._is_plain and self.path.stat().st_size < self._offset + self._dtype.itemsize * np.prod(self.shape):
-            raise RejectedFrame(f"{self.path.name} is truncated: the file is shorter than its header says", self.header)
+        self._check_size(self.path.stat().st_size)
 
     def _read_layout(self, hdu) -> None:
         self.header = hdu.header.copy()
@@ -71,6 +74,17 @@ class RawFile:
         self._zero = float(self.header.get("BZERO", 0))
         self.step = abs(self._scale) if self.header["BITPIX"] > 0 else 0.0
         self._blank = self.header.get("BLANK") if self.header["BITPIX"] > 0 else None
+
+    def _check_size(self, size: int) -> None:
+        """Raise `RejectedFrame` where a file of `size` bytes cannot hold the image, before room is made for it."""
+        wanted = self._dtype.itemsize * math.prod(self.shape)
+        if self._is_plain and size < self._offset + wanted:
+            raise RejectedFrame(f"{self.path.name} is truncated: the file is shorter than its header says", self.header)
+        if wanted > MOST_GAIN * size or math.prod(self.shape) > MOST_PIXELS:
+            raise RejectedFrame(
+                f"{self.path.name} is damaged: {size} bytes cannot hold {self.shape[1]} x {self.shape[0]} pixels",
+                self.header,
+            )
 
     def rows(self, start: int, stop: int) -> np.ndarray:
         """Rows `start` to `stop` as float32 in ADU, shape (stop - start, nx); BLANK becomes NaN.
@@ -125,12 +139,19 @@ class RawFile:
         with _opened(self.path) as hdus:
             section = _image_hdu(hdus, self._hdu).section
             leading = (0,) * (len(section.shape) - 2)
-            return np.asarray(section[(*leading, slice(start, stop))], dtype=np.float32)
+            try:
+                stored = section[(*leading, slice(start, stop))]
+            except Exception as error:  # on damaged bytes each decoder raises an error of its own
+                _raise_if_storage(error)
+                raise ValueError(f"a tile cannot be decompressed ({error})") from error
+        pixels = np.array(stored, dtype=np.float32)
+        pixels[np.isinf(pixels)] = np.nan
+        return pixels
 
 
 def _raise_if_storage(error: Exception) -> None:
-    """Raise errors of the file system again: they say nothing about the data."""
-    if isinstance(error, OSError) and error.errno is not None:
+    """Raise errors of the file system and of memory again: they say nothing about the data."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None):
         raise error
 
 
