@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from nightflow import cosmicrays, measurement, products, quality, simulate, sources, stacking, trails
+from nightflow import alignment, cosmicrays, measurement, products, quality, simulate, sources, stacking, trails
 from nightflow.products import MaskBit
 from simulated import OPTIONS, SEEDS, Reduction, one_target
 
@@ -40,12 +40,11 @@ def stacked(folder, seed: int) -> Stacked:
         image.flag(sources.source_mask(image.data, image.mask, OPTIONS["sources"]), MaskBit.SOURCE)
         subtracted, _ = measurement.subtract_sky(image, OPTIONS["sky"])
         name = frame.exposure.name
-        frames[name], tables[name] = frame, measurement.measure_sources(subtracted, OPTIONS["photometry"])
+        stars = measurement.measure_sources(subtracted, OPTIONS["photometry"])
+        frames[name], tables[name] = frame, alignment.Frame(stars, subtracted.header)
         rows.append(quality.measures(name, subtracted.header, subtracted.header["NSTARS"]))
         products.write_image(folder / f"{name}_subtracted.fits", subtracted)
-    selection = quality.select_and_register(
-        quality.make_table(rows), tables, OPTIONS["selection"], OPTIONS["registration"]
-    )
+    selection, _ = alignment.select_and_align(rows, tables, OPTIONS["selection"], OPTIONS["registration"])
     used = selection[selection["used"]]
     inputs = [
         (folder / f"{row['frame']}_subtracted.fits", quality.matrix_of(row), row["flux_scale"], row["weight"])

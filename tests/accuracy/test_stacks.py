@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nightflow import measurement, products, quality, simulate, sources, stacking
+from nightflow import alignment, measurement, products, quality, simulate, sources, stacking
 from nightflow.products import MaskBit
 from simulated import OPTIONS, SEEDS, Reduction, one_target
 
@@ -33,13 +33,13 @@ class Stacked:
             image.flag(frame.trail > 0.5, MaskBit.TRAIL)
             image.flag(sources.source_mask(image.data, image.mask, OPTIONS["sources"]), MaskBit.SOURCE)
             subtracted, _ = measurement.subtract_sky(image, OPTIONS["sky"])
-            tables[name] = measurement.measure_sources(subtracted, OPTIONS["photometry"])
+            stars = measurement.measure_sources(subtracted, OPTIONS["photometry"])
+            tables[name] = alignment.Frame(stars, subtracted.header)
             rows.append(quality.measures(name, subtracted.header, subtracted.header["NSTARS"]))
             self.frames[name] = self.folder / f"{name}_subtracted.fits"
             products.write_image(self.frames[name], subtracted)
             self.truth[name] = frame
-        table = quality.make_table(rows)
-        self.selection = quality.select_and_register(table, tables, OPTIONS["selection"], OPTIONS["registration"])
+        self.selection, _ = alignment.select_and_align(rows, tables, OPTIONS["selection"], OPTIONS["registration"])
         self.reference = str(self.selection["frame"][self.selection["reference"]][0])
 
     @property

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from astropy.table import Table
 
 from nightflow import quality
 from nightflow.products import RejectedFrame
@@ -16,14 +15,6 @@ OPTIONS = {
     "min_stars": 3,
     "min_zero_point": None,
     "weights": "inverse_variance",
-}
-REGISTRATION = {
-    "model": "similarity",
-    "max_sources": 50,
-    "min_matches": 6,
-    "match_radius": 3.0,
-    "max_rms": 0.5,
-    "allow_mirrored": True,
 }
 
 
@@ -171,63 +162,3 @@ def test_reference_without_measures():
 def test_no_reference():
     with pytest.raises(RejectedFrame, match="no frame of this group can be used"):
         quality.choose_reference(quality.make_table([{"frame": "a", "reason": "truncated"}]))
-
-
-# ------------------------------------------------------------------------------------ selection with transforms
-
-
-def star_table(dx, dy, ratio=1.0, seed=0):
-    rng = np.random.default_rng(seed)
-    table = Table({"x": rng.uniform(50, 950, 60) - dx, "y": rng.uniform(50, 950, 60) - dy})
-    table["flux"] = 1000 * (1 + rng.pareto(1.5, 60)) * ratio
-    table["flux_err"], table["fwhm"] = 0.01 * table["flux"], 3.0
-    return table
-
-
-def selection():
-    """Five frames: c the best, b through clouds, d of another field, e rejected."""
-    rows = [row("a"), row("b"), row("c", fwhm=2.5), row("d"), {"frame": "e", "reason": "all pixels are saturated"}]
-    sources = {
-        "a": star_table(3.5, -2.0),
-        "b": star_table(-1.0, 8.0, 0.5),
-        "c": star_table(0.0, 0.0),
-        "d": star_table(0.0, 0.0, seed=9),
-    }
-    return quality.select_and_register(quality.make_table(rows), sources, OPTIONS, REGISTRATION)
-
-
-def test_select_and_register():
-    """The selection names the reference and carries each frame's transform, flux scale, weight and verdict."""
-    table = selection()
-    assert list(table["used"]) == [True, True, True, False, False]
-    assert list(table["frame"][table["reference"]]) == ["c"]
-    assert "cannot be registered" in table["reason"][3]
-    assert table["reason"][4] == "all pixels are saturated"
-    np.testing.assert_allclose(quality.matrix_of(table[0]), [[1, 0, 3.5], [0, 1, -2], [0, 0, 1]], atol=1e-6)
-    np.testing.assert_array_equal(quality.matrix_of(table[2]), np.eye(3))
-    assert table["flux_scale"][1] == pytest.approx(2.0)
-    assert table["weight"][0] / table["weight"][1] == pytest.approx(4.0, rel=1e-6)
-
-
-def test_selection_survives_the_file(tmp_path):
-    """Numbers come back to the last bit, sentences and unknown values too."""
-    table = selection()
-    quality.write_selection(tmp_path / "selection.tsv", table)
-    again = quality.read_selection(tmp_path / "selection.tsv")
-    assert again.colnames == table.colnames
-    for name in table.colnames:
-        if table[name].dtype.kind == "f":
-            np.testing.assert_array_equal(again[name], table[name])
-        else:
-            assert list(again[name]) == list(table[name])
-    first = (tmp_path / "selection.tsv").read_text().splitlines()[0]
-    assert first.startswith("frame\tused\treason\tweight")
-
-
-def test_nothing_to_select(tmp_path):
-    """A group of rejected frames makes a selection that uses none."""
-    table = quality.select_and_register(
-        quality.make_table([{"frame": "a", "reason": "truncated"}]), {}, OPTIONS, REGISTRATION
-    )
-    quality.write_selection(tmp_path / "s.tsv", table)
-    assert not quality.read_selection(tmp_path / "s.tsv")["used"].any()

@@ -6,16 +6,16 @@ from snakemake.utils import update_config
 
 # The library. Its files are named one by one, since a remote module fetches only what is named.
 MODULES = (
-    "__init__ asterisms astrometry astrometry_net badpixels bayer calibration "
-    "characterisation combine commands configuration cosmicrays detector explain "
-    "extinction failures frames fringes headervalues instruments inventory joining "
-    "lacosmic lights lineage masters matching measurement medians noisecorrelation "
-    "photometry photontransfer planning plate_matching plate_search plates pointing "
-    "previews products programs prov provenance quality rawfiles reference "
-    "reference_catalogues registration report resampling scenes simulate "
-    "simulate_detector simulate_effects simulate_headers simulate_noise "
-    "simulate_settings simulate_sky simulate_sources simulate_truth sky solving "
-    "sources stacking steps trails verify zero_points "
+    "__init__ alignment asterisms astrometry astrometry_net badpixels bayer "
+    "calibration characterisation combine commands configuration cosmicrays detector "
+    "explain extinction failures fluxscales frames fringes headervalues instruments "
+    "inventory joining lacosmic lights lineage masters matching measurement medians "
+    "motion noisecorrelation photometry photontransfer planning plate_matching "
+    "plate_search plates pointing previews products programs prov provenance quality "
+    "rawfiles reference reference_catalogues registration report resampling scenes "
+    "sharedstars simulate simulate_detector simulate_effects simulate_headers "
+    "simulate_noise simulate_settings simulate_sky simulate_sources simulate_truth "
+    "sky skygrid solving sources stacking steps trails tying verify zero_points "
 ).split()
 
 
@@ -70,7 +70,7 @@ SECTIONS["solve"] = [
     "reference_catalogue",
     "zero_points",
 ]
-SECTIONS["select"] = [*SECTIONS["sky"], "selection", "registration"]
+SECTIONS["select"] = [*SECTIONS["solve"], "selection", "registration"]
 SECTIONS["stack"] = [*SECTIONS["select"], "stack"]
 PLANNING_ONLY = (
     "library",
@@ -386,6 +386,34 @@ def engine_of_solve():
 
 
 SOLVER = engine_of_solve()
+
+
+def check_registration():
+    """Stop where what the configuration says of the registration cannot be done."""
+    chosen = config["registration"]
+    if chosen["engine"] in ("wcs", "swarp") and SOLVER == "none":
+        stop(
+            f"registration.engine is {chosen['engine']}, which needs the frames' places on the sky: "
+            "set reference_catalogue.file or astrometry.engine"
+        )
+    if chosen["engine"] == "given" and chosen["transforms"] is None:
+        stop("registration.engine is given, but registration.transforms is not set")
+    if chosen["transforms"] is not None and not Path(chosen["transforms"]).is_file():
+        stop(f"registration.transforms {chosen['transforms']!r} not found")
+    targets = {target for target, _ in PLAN.stacks}
+    for target in chosen["moving_targets"]:
+        if PLAN.stacks and target not in targets:
+            stop(
+                f"registration.moving_targets names {target!r}; the targets are {', '.join(sorted(targets))}"
+            )
+
+
+check_registration()
+
+
+def moving_target(target):
+    """Rate of a target that the stack follows, if it is one that moves."""
+    return config["registration"]["moving_targets"].get(target)
 
 
 def inputs_of_solve(wildcards):

@@ -2,8 +2,11 @@ rule select_frames:
     input:
         sources=group_files("sources", ".fits"),
         zero_points=solved("zeropoints", ".tsv"),
+        heads=solved("wcs", ".head"),
+        transforms=config["registration"]["transforms"] or [],
     output:
-        f"{RESULTS}/selection/{{target}}/{{filter}}.tsv",
+        table=f"{RESULTS}/selection/{{target}}/{{filter}}.tsv",
+        grid=f"{RESULTS}/selection/{{target}}/{{filter}}.head",
     log:
         f"{RESULTS}/logs/selection/{{target}}/{{filter}}.log",
     benchmark:
@@ -18,6 +21,7 @@ rule select_frames:
         frames=lambda wildcards: [f.frame for f in group(wildcards)],
         selection=options("selection"),
         registration=options("registration"),
+        moving=lambda wildcards: moving_target(wildcards.target),
         configuration=digest("select"),
         code=code("select_frames"),
     script:
@@ -28,7 +32,9 @@ rule stack:
     input:
         frames=group_files("subtracted", ".fits"),
         solved=solved("photometry", ".fits"),
+        heads=solved("wcs", ".head"),
         selection=f"{RESULTS}/selection/{{target}}/{{filter}}.tsv",
+        grid=f"{RESULTS}/selection/{{target}}/{{filter}}.head",
     output:
         f"{RESULTS}/stacks/{{target}}/{{filter}}.fits",
     log:
@@ -43,6 +49,7 @@ rule stack:
         mem_mb=lambda wildcards, attempt: attempt * (500 + config["stack"]["memory_mb"]),
     params:
         options=options("stack"),
+        engine=config["registration"]["engine"],
         configuration=digest("stack"),
         code=code("stack"),
     script:

@@ -1,18 +1,21 @@
-"""Judge the frames of one target and filter, choose the reference, and register the others on it."""
+"""Judge the frames of one target and filter, choose the reference, and find the way of each onto one grid."""
 
-from nightflow import products, quality, solving, steps
+from nightflow import alignment, astrometry, products, quality, solving, steps
 
 
-def main(frames, sources, zero_points, output, selection_options, registration_options):
-    rows, tables = [], {}
-    for frame, path, table in zip(frames, sources, zero_points or [None] * len(frames), strict=True):
+def main(frames, sources, zero_points, heads, output, selection_options, registration_options, moving):
+    nothing = [None] * len(frames)
+    rows, found = [], {}
+    for frame, path, table, head in zip(frames, sources, zero_points or nothing, heads or nothing, strict=True):
         try:
-            tables[frame], header = products.read_table(path)
+            stars, header = products.read_table(path)
+            found[frame] = alignment.Frame(stars, header, head)
             rows.append(quality.measures(frame, header, header["NSTARS"], solving.zero_point_of(table)))
         except products.RejectedFrame as verdict:
             rows.append({"frame": frame, "reason": verdict.reason})
-    selection = quality.select_and_register(quality.make_table(rows), tables, selection_options, registration_options)
-    quality.write_selection(output, selection)
+    selection, grid = alignment.select_and_align(rows, found, selection_options, registration_options, moving)
+    quality.write_selection(output["table"], selection)
+    astrometry.write_head(output["grid"], grid)
 
 
 if "snakemake" in globals():
@@ -21,7 +24,9 @@ if "snakemake" in globals():
             snakemake.params.frames,
             snakemake.input.sources,
             snakemake.input.zero_points,
-            snakemake.output[0],
+            snakemake.input.heads,
+            dict(snakemake.output.items()),
             snakemake.params.selection,
             snakemake.params.registration,
+            snakemake.params.moving,
         )

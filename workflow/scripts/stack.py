@@ -1,23 +1,29 @@
-"""Resample the selected frames of one target and filter once, onto the reference frame, and combine them."""
+"""Resample the selected frames of one target and filter once, onto one grid, and combine them."""
 
 from pathlib import Path
 
-from nightflow import astrometry, products, quality, solving, stacking, steps
+from nightflow import alignment, astrometry, products, quality, solving, stacking, steps
 
 
-def main(frames, solved, selection, output, options, configuration, threads):
+def main(inputs, output, options, engine, configuration, threads):
     try:
-        selected = [row for row in quality.read_selection(selection) if row["used"]]
+        selected = [row for row in quality.read_selection(inputs["selection"]) if row["used"]]
         if not selected:
             raise products.RejectedFrame("no frame of this target and filter can be used")
-        paths = {Path(path).stem: path for path in frames}
-        inputs = [(paths[row["frame"]], quality.matrix_of(row), row["flux_scale"], row["weight"]) for row in selected]
+        paths, heads, solved = ({Path(path).stem: path for path in inputs[n]} for n in ("frames", "heads", "solved"))
         reference = next(row["frame"] for row in selected if row["reference"])
         header = products.read_header(paths[reference])
-        for path in (path for path in solved if Path(path).stem == reference):
-            astrometry.set_wcs(header, solving.stack_cards(path))
-        image = stacking.stack(inputs, header, options, threads)
-        scales = [flux_scale for _, _, flux_scale, _ in inputs]
+        if reference in solved:
+            astrometry.set_wcs(header, solving.stack_cards(solved[reference]))
+        grid = astrometry.read_head(inputs["grid"])
+        astrometry.set_wcs(header, grid)
+        frames = []
+        for row in selected:
+            path, head = paths[row["frame"]], heads.get(row["frame"])
+            transform = alignment.transform_of(row, engine, grid, head, products.read_shape(path))
+            frames.append(stacking.StackInput(path, transform, row["flux_scale"], row["weight"]))
+        image = stacking.stack(frames, header, options, threads)
+        scales = [flux_scale for _, _, flux_scale, _ in frames]
         solving.adapt_zero_point(image.header, options["method"], scales, header.get("EXPTIME"))
         image.header["NFCONF"] = (configuration, "digest of the options behind this product")
         products.write_image(output, image)
@@ -28,11 +34,10 @@ def main(frames, solved, selection, output, options, configuration, threads):
 if "snakemake" in globals():
     with steps.logged(snakemake.log[0], snakemake.input):
         main(
-            snakemake.input.frames,
-            snakemake.input.solved,
-            snakemake.input.selection,
+            dict(snakemake.input.items()),
             snakemake.output[0],
             snakemake.params.options,
+            snakemake.params.engine,
             snakemake.params.configuration,
             snakemake.threads,
         )

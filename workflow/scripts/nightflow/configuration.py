@@ -138,7 +138,13 @@ def accepted(schema: dict) -> str:
 
 
 def _items(schema: dict) -> str:
-    plural = {"string": "texts", "number": "numbers", "object": "sections", "array": "lists"}
+    plural = {
+        "integer": "whole numbers",
+        "string": "texts",
+        "number": "numbers",
+        "object": "sections",
+        "array": "lists",
+    }
     return ", ".join(map(str, schema["enum"])) if "enum" in schema else plural[schema["type"]]
 
 

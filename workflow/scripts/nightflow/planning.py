@@ -206,7 +206,7 @@ def assemble(frames: list[Frame], config: dict, library: dict[str, Master] | Non
     matching.assign(frames, masters, config["calibration"])
     lights = {f.frame: f for f in frames if f.kind == "light" and f.status == OK}
     plan = Plan(frames, lights, _in_use(lights, masters))
-    plan.stacks = group_stacks(lights, config["stack"]["group_by"])
+    plan.stacks = group_stacks(lights, grouping(config))
     for light in lights.values():
         pair = _bad_pixels_from(light, masters)
         name = matching.bad_pixels_name(*pair)
@@ -309,6 +309,18 @@ def _camera_name(frame: Frame) -> str:
     parts = (frame.night or "undated", frame.instrument, frame.chip, frame.binning, digest)
     name = "_".join(slug(part, "x").replace("_", "-") for part in parts if part)
     return frame_table.distinct([(name, parts)])[0]
+
+
+def grouping(config: dict) -> list[str]:
+    """Columns that the frames of a stack share; on the sky, cameras and chips come together."""
+    chosen = config["stack"]["group_by"]
+    if chosen != "auto":
+        return chosen
+    together = ["target", "filter"]
+    return together if config["registration"]["engine"] in ("wcs", "swarp") else [*together, *_CAMERA]
+
+
+_CAMERA = ("instrument", "binning", "chip")
 
 
 def group_stacks(lights: dict[str, Frame], group_by: list[str]) -> dict[tuple[str, str], list[Frame]]:

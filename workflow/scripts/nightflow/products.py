@@ -289,6 +289,12 @@ def read_header(path: str | os.PathLike) -> fits.Header:
     return fits.getheader(path, 0)
 
 
+def read_shape(path: str | os.PathLike) -> tuple[int, int]:
+    """(ny, nx) of an image product."""
+    header = fits.getheader(path, 0)
+    return int(header["NAXIS2"]), int(header["NAXIS1"])
+
+
 def raise_if_rejected(header: fits.Header) -> None:
     """Raise `RejectedFrame` if `header` belongs to a rejected product."""
     if header.get("NFSTAT") == REJECTED:

@@ -1,8 +1,8 @@
 """Quality of the frames of a group: who enters the stack, with what weight, and which frame is the reference.
 
 A group is a table with one row a frame. `measures` makes a row from a frame's sources and header, `select` applies the
-limits and says in a sentence why a frame is left out, `choose_reference` picks the frame on whose grid the others are
-stacked, and `select_and_register` is the whole of it, with the transforms.
+limits and says in a sentence why a frame is left out, and `choose_reference` picks the frame on whose flux scale, and
+often grid, the others are stacked. `nightflow.alignment` adds the transforms.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _LIMITS = {
 }
 _FLOATS = ("fwhm", "ellipticity", "sky", "sky_std", "exptime", "zero_point")
 _MATRIX = ("xx", "xy", "x0", "yx", "yy", "y0")
-_TRANSFORM = (*_MATRIX, "rms", "flux_scale", "flux_scale_error")
+TRANSFORM = (*_MATRIX, "rms", "flux_scale", "flux_scale_error")
 _LEAST_FRAMES_FOR_SPREAD = 5
 
 
@@ -191,50 +191,6 @@ def choose_reference(table) -> str:
             noise = noise * values**power
     best = min(range(len(used)), key=lambda i: (noise[i], str(used["frame"][i])))
     return str(used["frame"][best])
-
-
-def select_and_register(table, sources: Mapping, options: Mapping, registration_options: Mapping):
-    """Selection of a group with the transform of each frame to the reference.
-
-    Parameters
-    ----------
-    table : `~astropy.table.Table`
-        From `make_table`.
-    sources : mapping of str to table
-        Source tables by frame id, for the frames that were not rejected.
-    options, registration_options : mapping
-        Sections ``selection`` and ``registration`` of the configuration.
-
-    Returns
-    -------
-    `~astropy.table.Table`
-        With ``reference`` and the transform: ``xx xy x0 yx yy y0`` (reference x = xx x + xy y + x0, and so for y, with
-        0-based pixels), ``rms`` (pixels), ``n_matched``, ``flux_scale``, ``flux_scale_error``.
-    """
-    from nightflow import registration
-
-    table = select(table, options)
-    table["reference"] = np.zeros(len(table), dtype=bool)
-    for name in _TRANSFORM:
-        table[name] = np.full(len(table), np.nan)
-    table["n_matched"] = np.zeros(len(table), dtype=int)
-    if not np.any(table["used"]):
-        return table
-    reference = choose_reference(table)
-    used = {str(frame): sources[str(frame)] for frame in table["frame"][np.asarray(table["used"], dtype=bool)]}
-    transforms = registration.register_group(used, reference, registration_options)
-    for i in np.flatnonzero(table["used"]):
-        transform = transforms[str(table["frame"][i])]
-        table["reference"][i] = table["frame"][i] == reference
-        if isinstance(transform, RejectedFrame):
-            table["used"][i], table["reason"][i] = False, transform.reason
-            continue
-        values = (*transform.matrix[:2].ravel(), transform.rms, transform.flux_scale, transform.flux_scale_error)
-        for name, value in zip(_TRANSFORM, values, strict=True):
-            table[name][i] = value
-        table["n_matched"][i] = transform.n_matched
-    table["weight"] = frame_weights(table, options["weights"])
-    return table
 
 
 def matrix_of(row) -> np.ndarray:

@@ -300,7 +300,7 @@ class _Combination:
 
 def _seeing_mismatch(frames: Sequence[_Frame]) -> np.ndarray:
     """Relative difference of each frame's star peaks from those of the median seeing, 0 where FWHM is unknown."""
-    fwhm = np.array([frame.card("FWHM", np.nan) for frame in frames])
+    fwhm = np.array([frame.card("FWHM", np.nan) / np.sqrt(frame.grid.pixel_area) for frame in frames])  # output pixels
     if not np.isfinite(fwhm).any():
         return np.zeros(len(frames))
     return np.nan_to_num(np.abs((np.nanmedian(fwhm) / fwhm) ** 2 - 1))
