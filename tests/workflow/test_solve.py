@@ -130,3 +130,47 @@ def test_a_catalogue_of_another_field_ends_in_a_reason_and_a_stack_all_the_same(
 def test_mistakes_are_said(reduced, change, words):
     finished = reduced.snakemake("--dry-run", **change)
     assert finished.returncode != 0 and words in finished.stdout + finished.stderr
+
+
+def test_a_stack_on_the_sky(solved, tmp_path):
+    """Engine wcs: select and stack alone are redone; north is up, and stars lie where the catalogue has them."""
+    workspace = solved.copy(tmp_path / "sky")
+    options = {**OPTIONS, "registration": {"engine": "wcs"}}
+    assert set(workspace.planned(**options)) == {"select_frames", "stack", "report", "all"}
+    workspace.run(**options)
+    with fits.open(workspace.results / "stacks" / "M67" / "V.fits") as hdus:
+        stack, data, coverage = hdus[0].header, hdus[0].data, hdus["COVERAGE"].data
+    wcs = WCS(astrometry.wcs_of(stack))
+    assert stack["CTYPE1"] == "RA---TAN" and stack["CD1_1"] < 0 < stack["CD2_2"] and coverage.max() == 3
+    stars = Table.read(workspace.folder / "truth" / "catalogue.fits")
+    x, y = wcs.all_world2pix(stars["ra"], stars["dec"], 0)
+    yy, xx = np.mgrid[: data.shape[0], : data.shape[1]]
+    off = []
+    for k in np.argsort(stars["V"])[:12]:
+        near = np.hypot(xx - x[k], yy - y[k]) < 4
+        if near.sum() > 40 and np.isfinite(data[near]).all():
+            light = np.clip(data[near], 0, None).astype(float)
+            off.append([(light * xx[near]).sum() / light.sum() - x[k], (light * yy[near]).sum() / light.sum() - y[k]])
+    assert len(off) > 4 and np.hypot(*np.median(off, axis=0)) < 0.1
+
+
+def test_an_engine_on_the_sky_needs_astrometry(reduced):
+    finished = reduced.snakemake("--dry-run", registration={"engine": "wcs"})
+    assert finished.returncode != 0 and "needs the frames' places on the sky" in finished.stdout + finished.stderr
+
+
+@pytest.mark.parametrize(
+    "registration, words",
+    [
+        ({"engine": "given"}, "registration.transforms is not set"),
+        ({"engine": "given", "transforms": "nowhere.tsv"}, "registration.transforms 'nowhere.tsv' not found"),
+        (
+            {"moving_targets": {"Ceres": {"rate": 30.0, "unit": "arcsec/h", "position_angle": 90.0}}},
+            "registration.moving_targets names 'Ceres'; the targets are M67",
+        ),
+        ({"moving_targets": {"M67": {"rate": 30.0, "unit": "deg/h", "position_angle": 9}}}, "one of arcsec/h, px/h"),
+    ],
+)
+def test_mistakes_of_registration_are_said(reduced, registration, words):
+    finished = reduced.snakemake("--dry-run", registration=registration)
+    assert finished.returncode != 0 and words in finished.stdout + finished.stderr
