@@ -105,5 +105,7 @@ class Mosaic:
         inputs |= {"selection": outputs["table"], "grid": outputs["grid"]}
         made = self.folder / "stack.fits"
         options = {**OPTIONS["registration"], **registration}
-        script("stack").main(inputs, made, {**OPTIONS["stack"], **(stack or {})}, options["engine"], "0", 2)
+        script("stack").main(
+            inputs, made, {**OPTIONS["stack"], **(stack or {})}, OPTIONS["photometry"], options["engine"], "0", 2
+        )  # fmt: skip
         return products.read_image(made)

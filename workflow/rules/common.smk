@@ -7,15 +7,16 @@ from snakemake.utils import update_config
 # The library. Its files are named one by one, since a remote module fetches only what is named.
 MODULES = (
     "__init__ alignment asterisms astrometry astrometry_net badpixels bayer "
-    "calibration characterisation combine commands configuration cosmicrays detector "
-    "explain extinction failures fluxscales frames fringes headervalues instruments "
-    "inventory joining lacosmic lights lineage masters matching measurement medians "
-    "motion noisecorrelation photometry photontransfer planning plate_matching "
-    "plate_search plates pointing previews products programs prov provenance quality "
-    "rawfiles reference reference_catalogues registration report resampling scenes "
-    "sharedstars simulate simulate_detector simulate_effects simulate_headers "
-    "simulate_noise simulate_settings simulate_sky simulate_sources simulate_truth "
-    "sky skygrid solving sources stacking steps trails tying verify zero_points "
+    "calibration characterisation combination combine commands configuration "
+    "cosmicrays detector explain extinction failures fluxscales frames fringes "
+    "headervalues instruments inventory joining lacosmic lights lineage masters "
+    "matching measurement medians motion noisecorrelation photometry photontransfer "
+    "planning plate_matching plate_search plates pointing previews products programs "
+    "prov provenance quality rawfiles reference reference_catalogues registration "
+    "rejection report resampling scenes sharedstars simulate simulate_detector "
+    "simulate_effects simulate_headers simulate_noise simulate_settings simulate_sky "
+    "simulate_sources simulate_truth sky skygrid skymatching solving sources "
+    "stackheader stacking steps trails tying verify zero_points "
 ).split()
 
 

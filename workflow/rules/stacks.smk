@@ -49,6 +49,7 @@ rule stack:
         mem_mb=lambda wildcards, attempt: attempt * (500 + config["stack"]["memory_mb"]),
     params:
         options=options("stack"),
+        detection=options("photometry"),
         engine=config["registration"]["engine"],
         configuration=digest("stack"),
         code=code("stack"),

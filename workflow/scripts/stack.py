@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from nightflow import alignment, astrometry, products, quality, solving, stacking, steps
+from nightflow import alignment, astrometry, products, quality, solving, stackheader, stacking, steps
 
 
-def main(inputs, output, options, engine, configuration, threads):
+def main(inputs, output, options, detection, engine, configuration, threads):
     try:
         selected = [row for row in quality.read_selection(inputs["selection"]) if row["used"]]
         if not selected:
@@ -25,6 +25,7 @@ def main(inputs, output, options, engine, configuration, threads):
         image = stacking.stack(frames, header, options, threads)
         scales = [flux_scale for _, _, flux_scale, _ in frames]
         solving.adapt_zero_point(image.header, options["method"], scales, header.get("EXPTIME"))
+        stackheader.add_measures(image, detection)
         image.header["NFCONF"] = (configuration, "digest of the options behind this product")
         products.write_image(output, image)
     except products.RejectedFrame as verdict:
@@ -37,6 +38,7 @@ if "snakemake" in globals():
             dict(snakemake.input.items()),
             snakemake.output[0],
             snakemake.params.options,
+            snakemake.params.detection,
             snakemake.params.engine,
             snakemake.params.configuration,
             snakemake.threads,

@@ -207,7 +207,8 @@ def adapt_zero_point(header: fits.Header, method: str, flux_scales, exptime: flo
         Of the stack, with the reference frame's MAGZP and with the stack's EXPTIME.
     method : str
         ``stack.method``. Means are on the scale of the reference frame, and its zero point holds. A sum is on that of
-        the frames themselves, which may have been dimmer. The least or greatest of several values has no zero point.
+        the frames themselves, which may have been dimmer. The least or greatest of several values has no zero point,
+        nor has a mean whose weights change from pixel to pixel with the picture (``entropy``).
     flux_scales : sequence of float
         Factors that bring the frames to the reference's scale.
     exptime : float or None
@@ -215,7 +216,7 @@ def adapt_zero_point(header: fits.Header, method: str, flux_scales, exptime: flo
     """
     if "MAGZP" not in header:
         return
-    if method in ("min", "max"):
+    if method in ("min", "max", "maximum", "entropy"):
         for card in [card for card in header if card.startswith("MAGZP")]:
             header.remove(card)
     elif method == "sum" and exptime and header.get("EXPTIME"):

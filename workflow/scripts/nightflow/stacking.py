@@ -11,32 +11,26 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import NormalDist
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from astropy.io import fits
 
-from nightflow import noisecorrelation, resampling
-from nightflow.combine import median_variance_factor, quartile_ranks, selection_network
-from nightflow.products import Image, MaskBit, RejectedFrame, clean_header, raise_if_rejected
+from nightflow import combination, noisecorrelation, rejection, resampling, skymatching, stackheader
+from nightflow.products import Image, MaskBit, RejectedFrame, raise_if_rejected
 
-METHODS = ("mean", "median", "sum", "clipped_mean", "min", "max")
-
-#: Fewest frames at a pixel whose own scatter joins the propagated sigma in the rejection.
-MIN_FRAMES_FOR_SCATTER = 15
+#: DeepSkyStacker's modes by their names: combination, and rejection (None: that of the configuration).
+DEEP_SKY_STACKER = {
+    "kappa_sigma": ("mean", "kappa_sigma"),
+    "median_kappa_sigma": ("mean", "median_kappa_sigma"),
+    "maximum": ("max", "none"),
+}
+METHODS = (*combination.COMBINATIONS, *DEEP_SKY_STACKER)
 
 _MAX_STRIP_ROWS = 96
-_STRONG = np.float32(1.5**2)
-_GROWTH = 3  # pixels: half of the widest kernel
-_CHUNK = 256  # pixels whose values of all frames stay in the processor's nearest cache while they are sorted
 _ANY = np.uint16(MaskBit.SATURATED | MaskBit.NONLINEAR)
 _NO_DATA = np.uint16(MaskBit.NO_DATA)
 _MASTER_CARDS = ("CALBIAS", "CALDARK", "CALFLAT")
-# Cards that were measured on one frame and say nothing about the stack.
-_FRAME_CARDS = ("CALNOISE", "CRNUM", "DARKSCAL", "ELLIPT", "FWHM", "NSOURCES", "NSTARS")
-_FRAME_CARDS += ("SKYMEAN", "SKYMED", "SKYMODE", "SKYSTD", "SKYMETH")
 
 
 class StackInput(NamedTuple):
@@ -79,43 +73,70 @@ def stack(
     Returns
     -------
     `~nightflow.products.Image`
-        With extensions ``COVERAGE`` (int16, frames used), ``WEIGHT`` (float32, sum of their weights) and the table
+        With extensions ``COVERAGE`` (int16, frames used), ``WEIGHT`` (float32, sum of their weights), ``REJLOW`` and
+        ``REJHIGH`` (int16, values rejected below and above the others; only with a rejection) and the table
         ``INPUTS``. Pixels that no frame covers are NaN and NO_DATA.
 
     Raises
     ------
     ValueError
-        For an unknown method or kernel, or an unusable matrix, flux scale or weight.
+        For an unknown method, rejection or kernel, or an unusable matrix, flux scale or weight.
     RejectedFrame
         If there is no frame to combine.
 
     Notes
     -----
-    Each pixel is combined on the reference's flux scale: value times flux scale times the Jacobian. ``mean`` and
-    ``clipped_mean`` are weighted, sum(w v) / sum(w); ``median``, ``min`` and ``max`` are not. ``sum`` adds electrons.
-    Headers of the frames are asked for EXPTIME and the times, FWHM (how much star cores may differ), SKYSTD and
-    CALNOISE (standard deviations of a sky pixel, in all and of the masters' part alone: that part is common to frames
-    with the same CALBIAS, CALDARK and CALFLAT and averages down only by dithers).
+    Each pixel is combined on the reference's flux scale: value times flux scale times the Jacobian. ``mean`` is
+    weighted, sum(w v) / sum(w), and so are ``auto_adaptive`` and ``entropy``; ``median``, ``min`` and ``max`` are not.
+    ``sum`` adds electrons. Before that the skies of the frames are matched (`skymatching.match_skies`) and outliers
+    rejected (`rejection.make_rejector`).
+    Headers of the frames are asked for EXPTIME and the times, FWHM (how much star cores may differ), SKYMED, SKYSTD
+    and CALNOISE (standard deviations of a sky pixel, in all and of the masters' part alone: that part is common to
+    frames with the same CALBIAS, CALDARK and CALFLAT and averages down only by dithers).
     """
     if options["method"] not in METHODS:
         raise ValueError(f"stack.method is {options['method']!r}, must be one of {', '.join(METHODS)}")
+    if options["rejection"] not in rejection.REJECTIONS:
+        names = ", ".join(rejection.REJECTIONS)
+        raise ValueError(f"stack.rejection is {options['rejection']!r}, must be one of {names}")
     frames = _open_frames(inputs)
     if not frames:
         raise RejectedFrame("there is no frame to stack", reference_header)
     shape = (int(reference_header["NAXIS2"]), int(reference_header["NAXIS1"]))
-    combination = _Combination(frames, shape, options)
-    planes = tuple(np.empty(shape, dtype) for dtype in (np.float32, np.float32, np.uint16, np.int16, np.float32))
+    combined = _Combination(frames, shape, options)
+    planes = _Strip(*(np.empty(shape, dtype) for dtype in _DTYPES))
 
-    def fill(rows: tuple[int, int]) -> None:
-        for plane, strip in zip(planes, combination.strip(rows), strict=True):
-            plane[rows[0] : rows[1]] = strip
+    def fill(rows: tuple[int, int]) -> np.ndarray:
+        strip, rejected = combined.strip(rows)
+        for plane, part in zip(planes, strip, strict=True):
+            plane[rows[0] : rows[1]] = part
+        return rejected
 
     with ThreadPoolExecutor(max(1, threads)) as pool:
-        list(pool.map(fill, combination.strips(max(1, threads))))
-    data, uncertainty, mask, coverage, weight = planes
-    header = _header(frames, reference_header, options, combination)
-    extensions = {"COVERAGE": coverage, "WEIGHT": weight, "INPUTS": _inputs_table(frames)}
-    return Image(data, mask, uncertainty, header, extensions)
+        rejected = sum(pool.map(fill, combined.strips(max(1, threads))))
+    header = stackheader.stack_header(frames, reference_header, options, combined)
+    extensions = {"COVERAGE": planes.coverage, "WEIGHT": planes.weight}
+    if combined.rejector is not None:
+        extensions |= {"REJLOW": planes.low, "REJHIGH": planes.high}
+    extensions["INPUTS"] = stackheader.inputs_table(
+        frames, combined.sky[:, 0], rejected[:, 0] / np.maximum(rejected[:, 1], 1)
+    )  # fmt: skip
+    return Image(planes.data, planes.mask, planes.uncertainty, header, extensions)
+
+
+class _Strip(NamedTuple):
+    """The planes of the stack, or of a strip of it."""
+
+    data: np.ndarray
+    uncertainty: np.ndarray
+    mask: np.ndarray
+    coverage: np.ndarray
+    weight: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+_DTYPES = (np.float32, np.float32, np.uint16, np.int16, np.float32, np.int16, np.int16)
 
 
 @dataclass(frozen=True)
@@ -180,30 +201,53 @@ def _open_frames(inputs) -> list[_Frame]:
     return sorted((f for f in frames if f.weight > 0), key=lambda frame: (frame.name, str(frame.path)))
 
 
+class _Rejected(NamedTuple):
+    """What was rejected of a strip: sum of weights, median of all values, numbers of each frame (rejected, all)."""
+
+    weight: np.ndarray
+    median: np.ndarray | None
+    of_frames: np.ndarray
+
+
 class _Combination:
     """What it takes to make any strip of the stack."""
 
     def __init__(self, frames: list[_Frame], shape: tuple[int, int], options: Mapping):
         self.frames, self.shape, self.options = frames, shape, options
-        self.method = options["method"]
+        self.method, self.rejection = DEEP_SKY_STACKER.get(options["method"], (options["method"], options["rejection"]))
         self.polynomials = resampling.kernel_polynomials(options["kernel"])
-        n = len(frames)
-        self.network = np.array(
-            [(i, j) for i, j, _, _ in selection_network(n, frozenset(range(n)))], dtype=np.int64
-        ).reshape(-1, 2)
+        self.network = combination.sorting_network(len(frames))
+        self.ranks = combination.rank_table(len(frames))
         scales = np.array([frame.flux_scale for frame in frames])
         weights = np.array([frame.weight for frame in frames])
         # a sum of electrons is the mean weighted by each frame's throughput, times the total throughput: a pixel that
         # some frames lack stays on the scale of the others
         self.weights = (1 / scales if self.method == "sum" else weights).astype(np.float32)
         self.total = float((1 / scales).sum()) if self.method == "sum" else 1.0
-        self.fractions = (options["clip_fraction"] + _seeing_mismatch(frames)).astype(np.float32)
-        self.ranks = _rank_table(n)
+        if self.method in ("median", "min", "max"):
+            self.weights[:] = 1
+        self.sky = skymatching.match_skies(frames, shape, options["match_sky"])
         self.noise = self._noise(scales)
-        # growth of a resampled pixel's variance with its value: the photon noise of a value's own excess
         areas = np.array([frame.grid.pixel_area for frame in frames])
         photons = np.array([frame.header.get("BUNIT") == "electron" for frame in frames])
-        self.photon_slopes = np.where(photons, areas * scales * self.noise.squared_weights, 0).astype(np.float32)
+        self.fractions = _seeing_mismatch(frames)
+        self.steps = _sky_noise(frames) * (scales * areas).astype(np.float32)
+        self.rejector = rejection.make_rejector(
+            self.rejection,
+            options,
+            self.fractions,
+            # growth of a resampled pixel's variance with its value: the photon noise of a value's own excess
+            np.where(photons, areas * scales * self.noise.squared_weights, 0),
+            _typical_sky(frames, scales * areas),
+        )
+
+    @property
+    def variance_factor(self) -> float:
+        """Variance of the combination where all frames count, in units of the mean's."""
+        n = len(self.frames)
+        if self.method == "auto_adaptive":
+            return combination.adaptive_variance_factor()
+        return {"median": float(self.ranks[n, 2]), "min": float(n), "max": float(n)}.get(self.method, 1.0)
 
     def _noise(self, scales: np.ndarray) -> noisecorrelation.StackNoise:
         """Correlated noise, from the sky's and the masters' noise in the headers, on the mean's scale."""
@@ -226,51 +270,75 @@ class _Combination:
         """Rows of each strip, as many as the memory bound allows."""
         ny, nx = self.shape
         bytes_per_row = nx * (len(self.frames) * 8 + 64)
-        n_rows = int(self.options["memory_mb"] * 2**20 / threads / bytes_per_row) - 2 * (_GROWTH + 1)
+        n_rows = int(self.options["memory_mb"] * 2**20 / threads / bytes_per_row) - 2 * self._halo
         n_rows = int(np.clip(n_rows, 1, min(_MAX_STRIP_ROWS, -(-ny // threads))))
         return [(start, min(start + n_rows, ny)) for start in range(0, ny, n_rows)]
 
-    def strip(self, rows: tuple[int, int]) -> tuple[np.ndarray, ...]:
-        """Data, uncertainty, mask, coverage and weight of the output rows ``rows[0]`` to ``rows[1] - 1``."""
+    @property
+    def _halo(self) -> int:
+        """Rows around a strip that decide its values."""
+        of_method = {"entropy": combination.ENTROPY_HALO, "auto_adaptive": 1}.get(self.method, 0)
+        return of_method + (rejection.HALO if self.rejector else 0)
+
+    def strip(self, rows: tuple[int, int]) -> tuple[_Strip, np.ndarray]:
+        """Planes of the output rows ``rows[0]`` to ``rows[1] - 1``, and for each frame its values rejected and all."""
         ny, nx = self.shape
-        halo = _GROWTH + 1 if self.method == "clipped_mean" else 0
-        first, last = max(0, rows[0] - halo), min(ny, rows[1] + halo)
+        first, last = max(0, rows[0] - self._halo), min(ny, rows[1] + self._halo)
         inner = slice(rows[0] - first, rows[1] - first)
         values, variances, common, any_bits = self._resample((first, last))
-        out = tuple(np.empty((rows[1] - rows[0], nx), d) for d in (np.float32, np.float32, np.int16, np.float32))
-        if self.method in ("mean", "sum"):
-            _average(values, variances, 0, self.weights, *out)
-        else:
-            centre, scatter = np.empty(values.shape[1:], np.float32), np.zeros(values.shape[1:], np.float32)
-            rank = {"min": 0, "max": 1}.get(self.method, 2)
-            limit = self.options["clip_high"] if self.method == "clipped_mean" else 0.0
-            _order_statistic(values, variances, self.network, self.ranks, rank, limit, centre, scatter)
-            if self.method == "clipped_mean":
-                _clip(
-                    values, variances, centre, scatter, any_bits, self.fractions, self.photon_slopes,
-                    self.options["clip_gradient"], self.options["clip_low"], self.options["clip_high"],
-                )  # fmt: skip
-                _average(values, variances, inner.start, self.weights, *out)
-            else:
-                _average(values, variances, 0, np.ones_like(self.weights), *out)
-                self._replace_mean(centre, values, out)
-        data, variance, coverage, weight = out
-        data *= np.float32(self.total)
-        variance += np.float32(self.noise.common_variance)
-        mask = np.where(coverage == 0, common[inner] | _NO_DATA, 0).astype(np.uint16) | (any_bits[inner] & _ANY)
-        return data, np.sqrt(variance) * np.float32(self.total), mask, coverage, weight
+        out = _Strip(*(np.empty((rows[1] - rows[0], nx), dtype) for dtype in _DTYPES))
+        rejected = self._reject(values, variances, any_bits, inner.start, out)
+        self._combine(values, variances, inner, out)
+        if self.rejector is not None and self.rejector.replaces and self.method in ("mean", "sum"):
+            share = rejected.weight / np.maximum(rejected.weight + out.weight, np.finfo(np.float32).tiny)
+            np.copyto(out.data, out.data + share * (rejected.median[inner] - out.data), where=share > 0)
+        out.data[:] *= np.float32(self.total)
+        variance = out.uncertainty + np.float32(self.noise.common_variance)
+        out.uncertainty[:] = np.sqrt(variance) * np.float32(self.total)
+        out.mask[:] = np.where(out.coverage == 0, common[inner] | _NO_DATA, 0) | (any_bits[inner] & _ANY)
+        return out, rejected.of_frames
 
-    def _replace_mean(self, centre, values, out) -> None:
-        """Put an order statistic in place of the plain mean; the variance of the mean becomes the statistic's."""
-        data, variance, coverage, weight = out
-        data[:] = np.where(coverage > 0, centre, np.nan)
-        if self.method == "median":
-            variance *= self.ranks[coverage, 2]
-        else:
-            variance *= coverage  # of one frame: which one has the extreme value is not known beforehand
-        weight[:] = 0
-        for frame, plane in zip(self.frames, values, strict=True):
-            weight += np.where(np.isfinite(plane), np.float32(frame.weight), 0)
+    def _reject(self, values, variances, flags, first_row: int, out: _Strip) -> _Rejected:
+        """Take the outliers out of a strip."""
+        weight, of_frames = np.zeros(out.data.shape, np.float32), np.zeros((len(values), 2), np.int64)
+        if self.rejector is None:
+            out.low[:], out.high[:] = 0, 0
+            return _Rejected(weight, None, of_frames)
+        median, scatter = self._order_statistic(values, variances, 2, self.rejector.high)
+        rejection.reject(values, variances, median, scatter, flags, self.rejector)
+        rejection.count_rejected(
+            values, variances, first_row, self.weights, out.low, out.high, weight, of_frames
+        )  # fmt: skip
+        return _Rejected(weight, median, of_frames)
+
+    def _order_statistic(self, values, variances, rank: int, limit: float = 0.0):
+        centre, scatter = np.empty(values.shape[1:], np.float32), np.zeros(values.shape[1:], np.float32)
+        combination.order_statistic(values, variances, self.network, self.ranks, rank, limit, centre, scatter)
+        return centre, scatter
+
+    def _combine(self, values, variances, inner: slice, out: _Strip) -> None:
+        """Combine what is left; ``out.uncertainty`` gets the variance."""
+        planes = (out.data, out.uncertainty, out.coverage, out.weight)
+        if self.method == "entropy":
+            combination.entropy_average(values, variances, inner.start, self.weights, self.steps, *planes)
+            return
+        if self.method == "auto_adaptive":
+            centre, scatter = self._order_statistic(values, variances, 2)
+            fractions = (self.options["clip_fraction"] + self.fractions).astype(np.float32)
+            extra = rejection.gradient_variance(centre, self.options["clip_gradient"])
+            combination.adaptive_average(
+                values, variances, inner.start, self.weights, fractions, centre, scatter, extra,
+                self.options["iterations"], *planes,
+            )  # fmt: skip
+            out.uncertainty[:] *= np.where(out.coverage > 2, np.float32(self.variance_factor), np.float32(1))
+            return
+        combination.average(values, variances, inner.start, self.weights, *planes)
+        if self.method in ("median", "min", "max"):
+            rank = ("min", "max", "median").index(self.method)
+            centre, _ = self._order_statistic(values, variances, rank)
+            out.data[:] = np.where(out.coverage > 0, centre[inner], np.nan)
+            # an extreme has the variance of one frame: which one it is, is not known beforehand
+            out.uncertainty[:] *= self.ranks[out.coverage, 2] if self.method == "median" else out.coverage
 
     def _resample(self, rows: tuple[int, int]):
         """All frames on the output rows, the flags that all of them carry, and the flags that any carries."""
@@ -279,8 +347,10 @@ class _Combination:
         variances = np.empty_like(values)
         bits, common = np.empty(shape, np.uint16), np.full(shape, 0xFFFF, np.uint16)
         any_bits = np.zeros(shape, np.uint16)
-        for frame, value, variance in zip(self.frames, values, variances, strict=True):
+        for frame, sky, value, variance in zip(self.frames, self.sky, values, variances, strict=True):
             self._resample_frame(frame, rows, (value, variance, bits))
+            if sky.any():
+                value -= skymatching.surface(sky, rows, self.shape)
             common &= bits
             any_bits |= bits
         return values, variances, common, any_bits
@@ -306,251 +376,13 @@ def _seeing_mismatch(frames: Sequence[_Frame]) -> np.ndarray:
     return np.nan_to_num(np.abs((np.nanmedian(fwhm) / fwhm) ** 2 - 1))
 
 
-def _rank_table(n_frames: int) -> np.ndarray:
-    """For 0 to `n_frames` values: the quartiles' ranks, the median's variance factor, the quartiles' distance.
-
-    The distance of the quartile ranks of normal values in standard deviations is Blom's (1958), for ranks i from 1:
-    the quantile (i - 3/8) / (n + 1/4).
-    """
-    table = np.ones((n_frames + 1, 4), np.float32)
-    for n in range(1, n_frames + 1):
-        lower, upper = quartile_ranks(n)
-        normal = NormalDist()
-        distance = normal.inv_cdf((upper + 0.625) / (n + 0.25)) - normal.inv_cdf((lower + 0.625) / (n + 0.25))
-        table[n] = lower, upper, median_variance_factor(n), distance if n >= MIN_FRAMES_FOR_SCATTER else np.inf
-    return table
+def _sky_noise(frames: Sequence[_Frame]) -> np.ndarray:
+    """Standard deviation of a sky pixel of each frame; 1 where it is unknown."""
+    noise = np.array([frame.card("SKYSTD", 1.0) for frame in frames], np.float32)
+    return np.where(np.isfinite(noise) & (noise > 0), noise, np.float32(1))
 
 
-@numba.njit(nogil=True, cache=True)
-def _average(values, variances, first_row, weights, data, variance, coverage, total_weight):
-    """Weighted mean of the finite values and its variance, sum(w^2 var) / sum(w)^2, from `first_row` on."""
-    n_frames, _, n_columns = values.shape
-    for r in range(len(data)):
-        mean, var, count, weight = data[r], variance[r], coverage[r], total_weight[r]
-        mean[:] = 0
-        var[:] = 0
-        count[:] = 0
-        weight[:] = 0
-        for n in range(n_frames):
-            w, value, own = weights[n], values[n, first_row + r], variances[n, first_row + r]
-            for x in range(n_columns):
-                good = value[x] == value[x]
-                mean[x] += w * value[x] if good else np.float32(0)
-                var[x] += w * w * own[x] if good else np.float32(0)
-                weight[x] += w if good else np.float32(0)
-                count[x] += 1 if good else 0
-        for x in range(n_columns):
-            if weight[x] > 0:
-                mean[x] /= weight[x]
-                var[x] /= weight[x] * weight[x]
-            else:
-                mean[x] = np.nan
-                var[x] = np.nan
-
-
-@numba.njit(nogil=True, cache=True)
-def _order_statistic(values, variances, network, ranks, rank, limit, centre, scatter):
-    """Minimum (rank 0), maximum (1) or median (2) of the finite values, and the variance that their quartiles show.
-
-    Where the two middle values of an even number disagree beyond `limit`, the lower one is the centre: outliers are
-    mostly cosmic rays. A chunk of pixels is sorted at a time by a network of comparisons of whole rows.
-    """
-    n_frames, n_rows, n_columns = values.shape
-    ordered = np.empty((n_frames, _CHUNK), np.float32)
-    count = np.empty(_CHUNK, np.int64)
-    smallest = np.empty(_CHUNK, np.float32)
-    for r in range(n_rows):
-        for start in range(0, n_columns, _CHUNK):
-            size = min(_CHUNK, n_columns - start)
-            count[:] = 0
-            smallest[:] = np.inf
-            for n in range(n_frames):
-                value, own = values[n, r, start : start + size], variances[n, r, start : start + size]
-                row = ordered[n]
-                for x in range(size):
-                    good = value[x] == value[x]
-                    row[x] = value[x] if good else np.float32(np.inf)
-                    count[x] += 1 if good else 0
-                    smallest[x] = own[x] if own[x] < smallest[x] else smallest[x]
-            for p in range(len(network)):
-                lower, upper = ordered[network[p, 0]], ordered[network[p, 1]]
-                for x in range(size):
-                    a, b = lower[x], upper[x]
-                    lower[x] = b if b < a else a
-                    upper[x] = a if b < a else b
-            for x in range(size):
-                n = count[x]
-                if n == 0:
-                    centre[r, start + x] = np.nan
-                    continue
-                if rank < 2:
-                    centre[r, start + x] = ordered[0 if rank == 0 else n - 1, x]
-                    continue
-                a, b = ordered[(n - 1) // 2, x], ordered[n // 2, x]
-                disputed = limit > 0 and (b - a) ** 2 > 2 * limit * limit * smallest[x]
-                centre[r, start + x] = a if disputed else np.float32(0.5) * (a + b)
-                width = (ordered[int(ranks[n, 1]), x] - ordered[int(ranks[n, 0]), x]) / ranks[n, 3]
-                scatter[r, start + x] = width * width
-
-
-@numba.njit(nogil=True, cache=True)
-def _clip(values, variances, centre, scatter, flags, fractions, slopes, gradient, low, high):
-    """Put NaN in place of values too far from the centre; places where a frame saturates keep all of theirs.
-
-    Around values beyond 1.5 times the limit, half of it applies: the kernel's lobes and a trail's wings are there.
-    """
-    n_frames, n_rows, n_columns = values.shape
-    extra = _gradient_variance(centre, gradient)
-    near = np.empty((n_rows, n_columns), np.uint8)
-    for n in range(n_frames):
-        near[:] = 0
-        any_strong = _clip_frame(values[n], variances[n], centre, scatter, flags, extra, fractions[n], slopes[n],
-                                 low, high, near, False)  # fmt: skip
-        if any_strong:
-            _clip_frame(values[n], variances[n], centre, scatter, flags, extra, fractions[n], slopes[n],
-                        0.5 * low, 0.5 * high, _grown(near), True)  # fmt: skip
-
-
-@numba.njit(nogil=True, cache=True)
-def _gradient_variance(centre, gradient):
-    """Square of `gradient` times the largest step to one of the four neighbours."""
-    n_rows, n_columns = centre.shape
-    extra = np.empty((n_rows, n_columns), np.float32)
-    for r in range(n_rows):
-        above, here, below, out = centre[max(r - 1, 0)], centre[r], centre[min(r + 1, n_rows - 1)], extra[r]
-        for x in range(n_columns):
-            step = np.float32(0)
-            for other in (here[max(x - 1, 0)], here[min(x + 1, n_columns - 1)], above[x], below[x]):
-                size = abs(other - here[x])
-                step = size if size > step else step  # a NaN is not larger
-            out[x] = (gradient * step) ** 2
-    return extra
-
-
-@numba.njit(nogil=True, cache=True)
-def _clip_frame(values, variances, centre, scatter, flags, extra, fraction, photons, low, high, near, only_near):
-    """Clip one frame and mark in `near` what was far out, or, with `only_near`, clip only where there are marks.
-
-    The yardstick is the propagated variance, less the photon noise of the value's own excess, plus the squares of a
-    fraction of the level (seeing, transparency) and of a part of the local gradient (registration, sampling).
-    """
-    n_rows, n_columns = values.shape
-    low2, high2, fraction2 = np.float32(low * low), np.float32(high * high), np.float32(fraction * fraction)
-    any_strong = False
-    for r in range(n_rows):
-        value, own, middle, spread = values[r], variances[r], centre[r], scatter[r]
-        more, kept, marks = extra[r], flags[r], near[r]
-        for x in range(n_columns):
-            excess = value[x] - middle[x]
-            expected = own[x] - (photons * excess if excess > 0 else np.float32(0))
-            floor = np.float32(0.2) * own[x]
-            expected = expected if expected > floor else floor
-            expected = expected if expected > spread[x] else spread[x]
-            expected += more[x] + fraction2 * middle[x] * middle[x]
-            allowed = (high2 if excess > 0 else low2) * expected
-            if excess * excess > allowed and not kept[x] & _ANY and (marks[x] or not only_near):
-                value[x] = np.nan
-                if not only_near and excess * excess > _STRONG * allowed:
-                    marks[x] = 1
-                    any_strong = True
-    return any_strong
-
-
-@numba.njit(nogil=True, cache=True)
-def _grown(marks):
-    """Marks widened by `_GROWTH` pixels in each direction."""
-    n_rows, n_columns = marks.shape
-    wide = np.zeros_like(marks)
-    for r in range(n_rows):
-        for x in range(n_columns):
-            if marks[r, x]:
-                wide[max(0, r - _GROWTH) : r + _GROWTH + 1, max(0, x - _GROWTH) : x + _GROWTH + 1] = 1
-    return wide
-
-
-def _header(
-    frames: Sequence[_Frame], reference: fits.Header, options: Mapping, combination: _Combination
-) -> fits.Header:
-    """Cards of the stack: the reference frame's, with exposure, times and noise of the combination."""
-    header = clean_header(reference)
-    for card in _FRAME_CARDS:
-        header.remove(card, ignore_missing=True)
-    exposures = np.array([frame.exposure for frame in frames])
-    total = float(exposures.sum())
-    if options["method"] == "sum":
-        header["EXPTIME"] = (total, "[s] sum of the exposures")
-    header["TOTEXP"] = (total, "[s] total exposure of the frames combined")
-    header["NCOMBINE"] = (len(frames), "frames combined")
-    header["STACKMET"] = (options["method"], "combination method")
-    header["STACKKRN"] = (options["kernel"], "interpolation kernel")
-    _add_times(header, frames, exposures)
-    _add_detector(header, frames, combination)
-    header["NOISECOR"] = (round(combination.noise.correlation, 5), "noise in a box over that of independent pixels")
-    header["NOISEBOX"] = (noisecorrelation.BOX, "[pix] side of the box of NOISECOR")
-    return header
-
-
-def _add_detector(header: fits.Header, frames: Sequence[_Frame], combination: _Combination) -> None:
-    """Effective gain, read noise and saturation, such that variance = signal / GAIN + (RDNOISE / GAIN)^2.
-
-    With a_f the share of frame f and s_f its flux scale, a signal S on the reference's scale is S / s_f electrons in
-    the frame, and contributes a_f^2 s_f^2 S / s_f to the variance of the mean.
-    """
-    scales = np.array([frame.flux_scale for frame in frames])
-    shares = combination.weights / combination.weights.sum()
-    gain = 1 / float((shares**2 * scales).sum()) / combination.total
-    if header.get("BUNIT") == "electron":
-        header["GAIN"] = (round(gain, 6), "[electron] effective, electrons per unit")
-    noise = np.array([frame.card("RDNOISE", np.nan) for frame in frames])
-    if np.isfinite(noise).all() and "RDNOISE" in header:
-        effective = combination.total * gain * float(np.sqrt(((shares * scales * noise) ** 2).sum()))
-        header["RDNOISE"] = (round(effective, 4), "[electron] effective")
-    saturation = np.array([frame.card("SATURATE", np.nan) for frame in frames]) * scales * combination.total
-    if np.isfinite(saturation).all() and "SATURATE" in header:
-        header["SATURATE"] = (round(float(saturation.min()), 2), "lowest saturation of the frames combined")
-
-
-def _add_times(header: fits.Header, frames: Sequence[_Frame], exposures: np.ndarray) -> None:
-    """DATE-AVG and MJD-AVG (middle of the exposures, weighted by exposure), and the first start as DATE-OBS."""
-    from astropy.time import Time
-
-    starts = np.array([_start_mjd(frame.header) for frame in frames])
-    known = np.isfinite(starts)
-    if not known.any():
-        return
-    weights = exposures[known] if (exposures[known] > 0).any() else np.ones(known.sum())
-    middle = float(np.average(starts[known] + exposures[known] / 172800.0, weights=weights))
-    first = Time(starts[known].min(), format="mjd")
-    header["DATE-OBS"] = (first.isot, "start of the first exposure")
-    header["MJD-OBS"] = (round(float(first.mjd), 8), "[d] start of the first exposure")
-    header["DATE-AVG"] = (Time(middle, format="mjd").isot, "mid-time weighted by exposure")
-    header["MJD-AVG"] = (round(middle, 8), "[d] mid-time weighted by exposure")
-
-
-def _start_mjd(header: fits.Header) -> float:
-    from astropy.time import Time
-
-    if isinstance(header.get("MJD-OBS"), (int, float)):
-        return float(header["MJD-OBS"])
-    try:
-        return float(Time(str(header["DATE-OBS"]).strip(), scale="utc").mjd)
-    except (KeyError, ValueError):
-        return np.nan
-
-
-def _inputs_table(frames: Sequence[_Frame]):
-    """Table of the frames combined: name, weight, flux scale, exposure, start and transform."""
-    from astropy.table import Table
-
-    table = Table()
-    table["frame"] = [frame.name for frame in frames]
-    table["weight"] = [frame.weight for frame in frames]
-    table["flux_scale"] = [frame.flux_scale for frame in frames]
-    table["exptime"] = [frame.exposure for frame in frames]
-    table["exptime"].unit = "s"
-    table["mjd_obs"] = [_start_mjd(frame.header) for frame in frames]
-    table["mjd_obs"].unit = "d"
-    for row, axis in enumerate("xy"):
-        for column, name in enumerate(("x", "y", "0")):
-            table[f"{axis}_{name}"] = [frame.matrix[row, column] for frame in frames]
-    return table
+def _typical_sky(frames: Sequence[_Frame], factors: np.ndarray) -> float:
+    """Median level of the sky that the frames were freed of, on the common flux scale; 0 where it is unknown."""
+    levels = np.array([frame.card("SKYMED", np.nan) for frame in frames]) * factors
+    return float(np.median(levels)) if np.isfinite(levels).all() else 0.0
