@@ -29,7 +29,7 @@ engines:
 		apt-get update --quiet && apt-get install --yes --quiet --no-install-recommends $(ENGINES); \
 	else echo "make engines needs apt-get (Debian, Ubuntu); install these by hand: $(ENGINES)"; fi
 
-ENGINES := source-extractor scamp swarp astrometry.net astrometry-data-tycho2-07 astrometry-data-tycho2-08 \
+ENGINES := chromium source-extractor scamp swarp astrometry.net astrometry-data-tycho2-07 astrometry-data-tycho2-08 \
 	astrometry-data-tycho2-09 astrometry-data-tycho2-10-19
 
 .venv/run: envs/requirements.txt pyproject.toml

@@ -8,7 +8,7 @@ import pytest
 from astropy.io import fits
 from PIL import Image as Picture
 
-from nightflow import previews, products, report
+from nightflow import charts, previews, products, report, weakness
 from nightflow.products import Image, RejectedFrame
 
 
@@ -61,24 +61,115 @@ def test_every_light_is_in_the_quality_table_with_its_verdict(quality):
     assert rows.loc["a", "remarks"] == "dark scaled" and rows.loc["a", "median"] == 100.0
 
 
-def test_summary_is_three_lines(frames, quality):
-    stacks = [{"target": "M51", "filter": "V", "rejected": None, "frames": 1}]
+def test_summary_says_what_was_found_left_out_and_made(frames, quality):
+    stacks = [{"target": "M51", "filter": "V", "rejected": None, "frames": 1, "exposure": 60.0, "depth": 21.3}]
     lines = report.summary(frames, quality, stacks, "results").splitlines()
     assert lines[0] == "nightflow: 4 frames found (1 bias, 2 light; 1 not usable), 1 of 3 lights stacked"
-    assert lines[1] == "stacks: M51/V (1 frames)" and "results/report/index.html" in lines[2]
+    assert lines[1:3] == ["left out: raw/b: truncated", "left out: c: clouds <b>"]
+    assert lines[3] == "stacks: M51/V (1 frames, 60 s, 5 sigma 21.30 mag)" and "results/report/index.html" in lines[4]
 
 
-def test_page_lists_what_was_left_out_and_escapes_header_text(frames, quality, root, tmp_path):
+def test_summary_lists_few_of_many(frames, quality):
+    many = pd.concat([quality.iloc[[2]]] * 40)
+    lines = report.summary(frames, many, [], "results").splitlines()
+    assert len(lines) == 9 and "36 more" in lines[6]
+
+
+def test_stacks_and_masters_are_described(tmp_path, frames):
     good, bad = tmp_path / "M51" / "V.fits", tmp_path / "M51" / "R.fits"
     header = fits.Header({"BUNIT": "electron", "NCOMBINE": 1, "TOTEXP": 60.0, "FWHM": 2.5})
-    products.write_image(good, Image(np.ones((9, 9)), np.zeros((9, 9)), np.ones((9, 9)), header))
+    products.write_image(good, Image(np.arange(81.0).reshape(9, 9), np.zeros((9, 9)), np.ones((9, 9)), header))
     products.write_rejected(bad, RejectedFrame("no frame can be used"))
     stacks = report.describe_stacks([str(good), str(bad)])
     report.write_previews(stacks, [tmp_path / "V.png", tmp_path / "R.png"], 64)
-    template = (root / "workflow" / "report" / "night.html.j2").read_text(encoding="utf-8")
-    detector = pd.DataFrame({"camera": ["cam"], "warning": ["gain 2.4 in the header, 1.32 measured"]})
-    page = report.page(template, frames, quality, detector, stacks, str(tmp_path))
-    assert "1.32 measured" in page
-    assert "truncated" in page and "clouds &lt;b&gt;" in page and "clouds <b>" not in page
-    assert "no frame can be used" in page and "data:image/png;base64," in page and "FWHM 2.50 px" in page
-    assert "://" not in page  # nothing from outside
+    assert stacks[0]["fwhm"] == 2.5 and stacks[0]["picture"].startswith("data:image/png;base64,")
+    assert stacks[1]["rejected"] == "no frame can be used" and (tmp_path / "R.png").is_file()
+    masters = report.describe_masters([str(good), str(bad)], frames.assign(bias="V", dark=None), str(tmp_path))
+    assert masters[0]["median"] == 40.0 and masters[0]["lights"] == 2 and masters[0]["link"] == "../M51/V.fits"
+    assert masters[1]["rejected"] and masters[1]["picture"] is None
+
+
+def group_of(n=7, **columns):
+    table = {"frame": [f"f{i}" for i in range(n)], "target": "M51", "filter": "V", "exptime": 60.0, "status": "ok"}
+    table |= {"used": True, "fwhm": 3.0, "stddev": 20.0, "flux_scale": 1.0, "ellipticity": 0.05}
+    return pd.DataFrame(table | columns)
+
+
+@pytest.mark.parametrize(
+    "column, factor, words",
+    [("fwhm", 1.5, "seeing 4.5 px, median 3 px"), ("stddev", 2.0, "noise of the sky 40, median 20")]
+    + [("flux_scale", 2.0, "transparency 50 % of the median")],
+)
+def test_the_loss_of_depth_is_that_of_the_signal_to_noise_ratio(column, factor, words):
+    """S/N goes as transparency / (stddev x FWHM): a factor x costs 2.5 log10 x magnitudes."""
+    table = group_of()
+    table.loc[2, column] *= factor
+    losses = weakness.depth_losses(table)
+    assert losses["depth_loss"][2] == pytest.approx(2.5 * np.log10(factor))
+    assert words in losses["weakness"][2] and (losses["weakness"].drop(2) == "").all()
+
+
+def test_losses_of_depth_add_up_and_what_is_unknown_stays_unknown():
+    table = group_of()
+    table.loc[1, ["fwhm", "stddev"]] = [6.0, 40.0]
+    table.loc[3, ["fwhm", "stddev", "flux_scale", "ellipticity"]] = np.nan
+    table.loc[4, "ellipticity"] = 0.4
+    losses = weakness.depth_losses(table)
+    assert losses["depth_loss"][1] == pytest.approx(2.5 * np.log10(4)) and np.isnan(losses["depth_loss"][3])
+    assert losses["weakness"][3] == "" and "elongated: ellipticity 0.40, median 0.05" in losses["weakness"][4]
+
+
+def test_other_exposures_and_filters_are_no_weakness():
+    table = group_of(8, exptime=[10.0] * 4 + [60.0] * 4, stddev=[8.0] * 4 + [20.0] * 4)
+    assert (weakness.depth_losses(table)["weakness"] == "").all()
+
+
+def test_worst_first():
+    table = group_of(5)
+    table.loc[0, "fwhm"], table.loc[1, "used"], table.loc[2, "status"], table.loc[2, "used"] = (
+        4.0,
+        False,
+        "rejected",
+        False,
+    )
+    table = table.join(weakness.depth_losses(table))
+    assert list(weakness.worst_first(table)["frame"])[:3] == ["f2", "f1", "f0"]
+
+
+def test_time_axis_leaves_the_days_between_nights_out():
+    axis = charts.TimeAxis.of([0.0, 0.1, 0.2, 30.0, 30.1, np.nan])
+    assert len(axis.spans) == 2 and axis.position(10.0) is None and axis.position(np.nan) is None
+    places = [axis.position(t) for t in (0.0, 0.1, 0.2, 30.0, 30.1)]
+    assert places == sorted(places) and places[0] >= 58 and places[-1] <= charts.WIDTH
+
+
+@pytest.mark.parametrize("values", [[1.0, 1.0, 1.0], [0.0, 0.0, 0.0], [-5e-9, 1e9, np.nan], [np.inf, 1.0, 2.0]])
+def test_charts_of_odd_values(values):
+    times = np.array([0.0, 0.1, 0.2])
+    svg = charts.chart(charts.TimeAxis.of(times), times, values, [0, 1, 9], [True, False, True], "<T>", "mag")
+    assert svg.startswith("<svg") and "&lt;T&gt;" in svg and "nan" not in svg and "inf" not in svg.replace("info", "")
+
+
+def test_a_chart_of_nothing_is_nothing():
+    assert charts.chart(charts.TimeAxis.of([]), [np.nan], [1.0], [0], [True], "T", "") == ""
+    assert charts.sheet([]).startswith("<svg")
+
+
+def test_masked_pixels_are_marked():
+    mask = np.zeros((20, 20), np.uint16)
+    mask[3, 4], mask[10:14, 10:14] = products.MaskBit.COSMIC_RAY, products.MaskBit.SOURCE
+    picture = previews.marked(np.full((10, 10), 100, np.uint8), previews.shrink_mask(mask, 10))
+    assert tuple(picture[1, 2]) == (230, 40, 40) and picture[5, 5, 2] > picture[5, 5, 0]
+    assert tuple(picture[0, 0]) == (100, 100, 100)
+
+
+def test_zscale_shows_the_noise_of_the_sky():
+    grey = previews.zscale(np.random.default_rng(1).normal(500, 5, (200, 200)))
+    assert 80 < np.median(grey) < 176 and grey.std() > 30
+    assert previews.zscale(np.full((3, 3), np.nan)).max() == 0 and previews.zscale(np.full((3, 3), 7.0)).min() == 128
+
+
+@pytest.mark.parametrize("shape", [(1, 2000), (2000, 1), (3, 3), (1001, 999)])
+def test_previews_of_any_shape(shape):
+    assert max(previews.shrink(np.ones(shape), 100).shape) <= 100
+    assert previews.shrink_mask(np.ones(shape, np.uint16), 100).shape == previews.shrink(np.ones(shape), 100).shape

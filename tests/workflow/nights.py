@@ -44,8 +44,8 @@ class Workspace:
         return self.folder / "results"
 
     def snakemake(self, *arguments, snakefile="Snakefile", profile=True, directory=None, **config):
-        """Run snakemake; `config` goes into a configuration file."""
-        config = {"raw_dir": "raw", "results_dir": "results", **config}
+        """Run snakemake; `config` goes into a configuration file. Pictures of single frames are left out."""
+        config = {"raw_dir": "raw", "results_dir": "results", "report": {"frame_previews": 0}, **config}
         file = self.folder / "config.yaml"
         file.write_text(yaml.safe_dump({k: v for k, v in config.items() if v != "unset"}))
         command = [sys.executable, "-m", "snakemake", "--cores", "2", "-s", str(self.checkout / snakefile)]

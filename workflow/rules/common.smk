@@ -7,16 +7,17 @@ from snakemake.utils import update_config
 # The library. Its files are named one by one, since a remote module fetches only what is named.
 MODULES = (
     "__init__ alignment asterisms astrometry astrometry_net badpixels bayer "
-    "calibration characterisation combination combine commands configuration "
+    "calibration characterisation charts combination combine commands configuration "
     "cosmicrays detector explain extinction failures fluxscales frames fringes "
     "headervalues instruments inventory joining lacosmic lights lineage masters "
-    "matching measurement medians motion noisecorrelation photometry photontransfer "
-    "planning plate_matching plate_search plates pointing previews products programs "
-    "prov provenance quality rawfiles reference reference_catalogues registration "
-    "rejection report resampling scenes sharedstars simulate simulate_detector "
-    "simulate_effects simulate_headers simulate_noise simulate_settings simulate_sky "
-    "simulate_sources simulate_truth sky skygrid skymatching solving sources "
-    "stackheader stacking steps trails tying verify zero_points "
+    "matching measurement medians motion noisecorrelation page photometry "
+    "photontransfer planning plate_matching plate_search plates pointing previews "
+    "products programs prov provenance quality rawfiles reference "
+    "reference_catalogues registration rejection report resampling scenes sharedstars "
+    "simulate simulate_detector simulate_effects simulate_headers simulate_noise "
+    "simulate_settings simulate_sky simulate_sources simulate_truth sky skygrid "
+    "skymatching solving sources stackheader stacking steps trails tying verify "
+    "weakness zero_points "
 ).split()
 
 
@@ -455,9 +456,35 @@ def stacks():
 
 
 def stack_previews():
+    """Picture of each stack, by target and filter."""
+    return {
+        (target, name): f"{RESULTS}/report/stacks/{target}/{name}.png"
+        for target, name in PLAN.stacks
+    }
+
+
+def all_masters():
+    names = [*PLAN.masters, *PLAN.bad_pixels, *PLAN.fringes]
+    return [f"{RESULTS}/masters/{name}.fits" for name in names]
+
+
+def frame_previews():
+    """Pictures of single frames, calibrated and masked, for nights that are not too long to look at."""
+    if len(PLAN.lights) > config["report"]["frame_previews"]:
+        return []
+    kinds = ("calibrated", "masked")
     return [
-        f"{RESULTS}/report/stacks/{target}/{name}.png" for target, name in PLAN.stacks
+        f"{RESULTS}/previews/{frame}.{kind}.png"
+        for frame in PLAN.lights
+        for kind in kinds
     ]
+
+
+# The parts of the page, which is made of them by the script.
+TEMPLATES = {
+    name: Path(source_file(f"../report/{name}")).read_text("utf-8")
+    for name in ("night.html.j2", "night.css", "night.js")
+}
 
 
 def products_of_a_night(wildcards):

@@ -50,6 +50,30 @@ rule mask:
         "../scripts/mask.py"
 
 
+rule preview:
+    input:
+        calibrated=f"{RESULTS}/calibrated/{{frame}}.fits",
+        masked=f"{RESULTS}/masked/{{frame}}.fits",
+    output:
+        calibrated=f"{RESULTS}/previews/{{frame}}.calibrated.png",
+        masked=f"{RESULTS}/previews/{{frame}}.masked.png",
+    log:
+        f"{RESULTS}/logs/preview/{{frame}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/preview/{{frame}}.tsv"
+    priority: 35
+    conda:
+        "../../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(4),
+    params:
+        longest=config["report"]["preview_size"],
+        code=code("preview"),
+    script:
+        "../scripts/preview.py"
+
+
 rule master_fringe:
     input:
         fringe_frames,

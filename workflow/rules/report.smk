@@ -1,6 +1,3 @@
-TEMPLATE = Path(source_file("../report/night.html.j2")).read_text("utf-8")
-
-
 rule report:
     input:
         frames=f"{RESULTS}/frames.tsv",
@@ -9,20 +6,47 @@ rule report:
         zero_points=zero_points(),
         selections=selections(),
         stacks=stacks(),
+        masters=all_masters(),
+        previews=frame_previews(),
     output:
         page=report(
             f"{RESULTS}/report/index.html",
             caption="../report/night.rst",
             category="Night",
         ),
+        charts=report(
+            f"{RESULTS}/report/night.svg",
+            caption="../report/charts.rst",
+            category="Night",
+        ),
+        quality=report(
+            f"{RESULTS}/quality.tsv",
+            caption="../report/quality.rst",
+            category="Tables",
+        ),
+        sky=report(
+            f"{RESULTS}/sky.tsv",
+            caption="../report/sky.rst",
+            category="Tables",
+        ),
+        detector=report(
+            f"{RESULTS}/detector.tsv",
+            caption="../report/detector.rst",
+            category="Tables",
+        ),
+        previews=[
+            report(
+                path,
+                caption="../report/stack.rst",
+                category="Stacks",
+                labels={"target": target, "filter": name},
+            )
+            for (target, name), path in stack_previews().items()
+        ],
         summary=f"{RESULTS}/report/summary.txt",
-        detector=f"{RESULTS}/detector.tsv",
-        quality=f"{RESULTS}/quality.tsv",
-        sky=f"{RESULTS}/sky.tsv",
+        provenance=f"{RESULTS}/provenance.json",
         zero_points=f"{RESULTS}/zeropoints.tsv" if SOLVER != "none" else [],
         extinction=f"{RESULTS}/extinction.tsv" if SOLVER != "none" else [],
-        provenance=f"{RESULTS}/provenance.json",
-        previews=stack_previews(),
     log:
         f"{RESULTS}/logs/report.log",
     benchmark:
@@ -34,8 +58,8 @@ rule report:
     resources:
         mem_mb=memory(2),
     params:
-        template=lambda wildcards: TEMPLATE,
-        results=lambda wildcards, output: str(Path(output.quality).parent),
+        templates=lambda wildcards: TEMPLATES,
+        results=RESULTS,
         preview_size=config["report"]["preview_size"],
         code=code("report"),
     script:

@@ -1,18 +1,21 @@
-"""The report of a run: tables of all frames and one page to look at."""
+"""What a report tells of a run: tables of all frames, what stacks and masters are, and a summary in a few lines."""
 
 from __future__ import annotations
 
-import base64
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from nightflow import __version__, previews, products
+from nightflow import page, previews, products, weakness
 from nightflow.configuration import write_if_changed
 
 _IDENTITY = ["frame", "target", "filter", "date_obs"]
+_LISTED = 5
+_THUMBNAIL = 144  # px
+_INLINED = 512  # px
+_MOST_INLINED = 40
 
 
 def read_tables(paths: Sequence[str]) -> pd.DataFrame:
@@ -53,7 +56,7 @@ def quality_table(frames: pd.DataFrame, sky: pd.DataFrame, selection: pd.DataFra
         quality["reason"] = ""
     left_out = quality["status"] != "ok"
     quality.loc[left_out, "reason"] = quality.loc[left_out, "remarks"]
-    return quality
+    return quality.join(weakness.depth_losses(quality))
 
 
 def write_table(path: str | os.PathLike, table: pd.DataFrame) -> None:
@@ -63,86 +66,105 @@ def write_table(path: str | os.PathLike, table: pd.DataFrame) -> None:
 
 def describe_stacks(paths: Sequence[str]) -> list[dict]:
     """What the headers of the stacks say, for the page and the summary."""
+    return [_described(path) | {"target": Path(path).parent.name, "filter": Path(path).stem} for path in paths]
+
+
+def _described(path: str) -> dict:
+    header = products.read_header(path)
+    cards = {
+        "frames": "NCOMBINE", "exposure": "TOTEXP", "fwhm": "FWHM", "unit": "BUNIT", "depth": "MAGLIM",
+        "zero_point": "MAGZP", "sky_brightness": "SKYMAG", "exptime": "EXPTIME", "temperature": "CCD-TEMP",
+        "read_noise": "RNMEAS", "bad": "NBAD", "filter": "FILTER", "kind": "IMAGETYP",
+    }  # fmt: skip
+    rejected = header.get("NFREASON") if header.get("NFSTAT") == products.REJECTED else None
+    return {"path": path, "rejected": rejected, **{name: header.get(card) for name, card in cards.items()}}
+
+
+def describe_masters(paths: Sequence[str], frames: pd.DataFrame, results: str) -> list[dict]:
+    """Statistics and a small picture of each master, and how many lights it serves."""
+    usable = frames[frames["kind"].eq("light") & frames["status"].eq("ok")]
     described = []
     for path in paths:
-        header = products.read_header(path)
-        described.append(
-            {
-                "path": path,
-                "target": Path(path).parent.name,
-                "filter": Path(path).stem,
-                "rejected": header.get("NFREASON") if header.get("NFSTAT") == products.REJECTED else None,
-                "frames": header.get("NCOMBINE"),
-                "exposure": header.get("TOTEXP"),
-                "fwhm": header.get("FWHM"),
-                "unit": header.get("BUNIT"),
-            }
-        )
+        name = Path(path).stem
+        lights = sum(int(usable[kind].eq(name).sum()) for kind in ("bias", "dark", "flat") if kind in usable)
+        link = os.path.relpath(path, Path(results, "report"))
+        master = _described(path) | {"name": name, "lights": lights, "link": link, "picture": None}
+        described.append(master | ({} if master["rejected"] else _pixel_statistics(path)))
+    return described
+
+
+def _pixel_statistics(path: str) -> dict:
+    import numpy as np
+
+    data = products.read_image(path).data
+    low, median, high = np.nanpercentile(data, [1, 50, 99]) if np.isfinite(data).any() else [np.nan] * 3
+    picture = previews.zscale(previews.shrink(data, _THUMBNAIL))
+    return {"low": low, "median": median, "high": high, "picture": previews.thumbnail(picture)}
+
+
+def describe_previews(paths: Sequence[str], results: str) -> list[dict]:
+    """Frame, links and a small picture of each pair of previews (calibrated, masked)."""
+    folder = Path(results, "report")
+    described = []
+    for calibrated, masked in zip(paths[::2], paths[1::2], strict=True):
+        links = {"calibrated": os.path.relpath(calibrated, folder), "masked": os.path.relpath(masked, folder)}
+        name = Path(calibrated).name.removesuffix(".calibrated.png")
+        described.append({"frame": name, **links, "picture": page.thumbnail_of(masked)})
     return described
 
 
 def write_previews(stacks: Sequence[dict], paths: Sequence[str], longest: int) -> None:
-    """A picture of each stack; a single grey pixel for one without data, so that every link has its picture."""
+    """A picture of each stack; a single grey pixel for one without data, so that every link has its picture.
+
+    The first stacks keep a smaller one for the page itself, more would make it heavy.
+    """
     import numpy as np
 
-    for stack, path in zip(stacks, paths, strict=True):
+    for number, (stack, path) in enumerate(zip(stacks, paths, strict=True)):
         data = np.zeros((1, 1)) if stack["rejected"] else products.read_image(stack["path"]).data
-        previews.write_png(path, data, longest)
-        stack["picture"] = base64.b64encode(Path(path).read_bytes()).decode("ascii")
+        picture = previews.stretch(previews.shrink(data, longest))
+        previews.write_picture(path, picture)
+        small = previews.stretch(previews.shrink(data, min(longest, _INLINED)))
+        stack["picture"] = previews.thumbnail(small) if number < _MOST_INLINED else None
+        stack["large"] = f"stacks/{Path(path).parent.name}/{Path(path).name}"
+
+
+def lights_of(quality: pd.DataFrame, frames: pd.DataFrame, zero_points: pd.DataFrame) -> pd.DataFrame:
+    """The quality table with what the page tells besides: times, exposures, zero points."""
+    lights = quality
+    for table in (frames, zero_points):
+        new = ["frame", *(c for c in table.columns if c not in lights.columns)]
+        if "frame" in table:
+            lights = lights.merge(table[new].drop_duplicates("frame"), on="frame", how="left")
+    return lights
 
 
 def summary(frames: pd.DataFrame, quality: pd.DataFrame, stacks: Sequence[dict], results: str) -> str:
-    """Three lines: what was found, what was made, where to look."""
+    """A few lines: what was found, what was left out and why, what was made and how deep, where to look."""
     usable = frames[frames["status"] == "ok"]
     counts = ", ".join(f"{n} {kind}" for kind, n in usable["kind"].value_counts().sort_index().items())
-    lights, used = len(quality), int(quality["used"].sum())
     odd = len(frames) - len(usable)
-    made = ", ".join(
-        f"{s['target']}/{s['filter']} ({'rejected' if s['rejected'] else str(s['frames']) + ' frames'})" for s in stacks
-    )
-    return (
-        f"nightflow: {len(frames)} frames found ({counts}; {odd} not usable), {used} of {lights} lights stacked\n"
-        f"stacks: {made}\n"
-        f"look at {results}/report/index.html, {results}/stacks, {results}/sky.tsv and {results}/quality.tsv\n"
-    )
+    lines = [
+        f"nightflow: {len(frames)} frames found ({counts}; {odd} not usable), "
+        f"{int(quality['used'].sum())} of {len(quality)} lights stacked"
+    ]
+    left_out = [f"{row['path']}: {row['reason']}" for row in frames[frames["status"] == "rejected"].to_dict("records")]
+    for row in quality[~quality["used"] & quality["status"].eq("ok")].to_dict("records"):
+        left_out.append(f"{row['frame']}: {row['reason']}")
+    lines += [f"left out: {sentence}" for sentence in left_out[:_LISTED]]
+    if len(left_out) > _LISTED:
+        lines.append(f"left out: {len(left_out) - _LISTED} more, see {results}/quality.tsv and {results}/frames.tsv")
+    lines.append(f"stacks: {', '.join(map(_in_words, stacks))}")
+    lines.append(f"look at {results}/report/index.html, {results}/stacks, {results}/sky.tsv and {results}/quality.tsv")
+    return "\n".join(lines) + "\n"
 
 
-def page(
-    template: str,
-    frames: pd.DataFrame,
-    quality: pd.DataFrame,
-    detector: pd.DataFrame,
-    stacks: Sequence[dict],
-    results: str,
-) -> str:
-    """The report as one HTML page without anything from outside."""
-    from jinja2 import Environment, select_autoescape
-
-    environment = Environment(autoescape=select_autoescape(default=True), trim_blocks=True, lstrip_blocks=True)
-    numbers = ["median", "stddev", "fwhm", "ellipticity", "n_stars"]
-    shown = quality.reindex(columns=[*_IDENTITY, "used", "reason", "remarks", *numbers])
-    return environment.from_string(template).render(
-        version=__version__,
-        stacks=[{**stack, "link": os.path.relpath(stack["path"], Path(results, "report"))} for stack in stacks],
-        counts=frames.groupby(["kind", "status"], dropna=False)
-        .size()
-        .reset_index(name="n")
-        .fillna("unknown")
-        .to_dict("records"),
-        warnings=detector.loc[detector["warning"] != "", ["camera", "warning"]].to_dict("records"),
-        problems=frames.loc[frames["status"] == "rejected", ["path", "reason"]].to_dict("records"),
-        left_out=shown[~shown["used"] & quality["status"].eq("ok")].to_dict("records"),
-        lights=[{k: _shown(v) for k, v in row.items()} for row in shown.to_dict("records")],
-        numbers=numbers,
-    )
-
-
-def _shown(value) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if value is None or value != value:  # NaN
-        return ""
-    try:
-        return f"{float(value):.4g}"
-    except (TypeError, ValueError):
-        return str(value)
+def _in_words(stack: dict) -> str:
+    facts = [
+        ("{} frames", "frames"),
+        ("{:g} s", "exposure"),
+        ("FWHM {:.2f} px", "fwhm"),
+        ("5 sigma {:.2f} mag", "depth"),
+    ]
+    known = ["rejected"] if stack["rejected"] else [f.format(stack[k]) for f, k in facts if stack.get(k) is not None]
+    return f"{stack['target']}/{stack['filter']} ({', '.join(known)})"
