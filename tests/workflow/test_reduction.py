@@ -47,7 +47,7 @@ def test_a_good_run_logs_nothing(reduced):
 
 def test_the_last_lines_say_what_was_made_and_where(reduced):
     summary = (reduced.results / "report" / "summary.txt").read_text().splitlines()
-    assert len(summary) == 3 and "3 of 3 lights stacked" in summary[0] and "M67/V (3 frames)" in summary[1]
+    assert len(summary) == 3 and "3 of 3 lights stacked" in summary[0] and "M67/V (3 frames, 180 s" in summary[1]
     assert summary[2] in reduced.finished.stdout
 
 
