@@ -28,6 +28,10 @@ rule all:
         products_of_a_night,
 
 
+onstart:
+    products.remove_scratch(RESULTS)
+
+
 onsuccess:
     print_summary()
 

@@ -61,14 +61,15 @@ def calibrated(light, results: Path, config: dict) -> str:
     """Run the script on one light; its verdict."""
     import calibrate
 
-    from nightflow import products
+    from nightflow import lineage, products
 
     output = results / "calibrated" / f"{light.frame}.fits"
     paths = dict.fromkeys(("bias", "dark", "flat", "bad_pixels"))
-    calibrate.main(
-        *(light.path, light.hdu, paths, paths, None, None, output, light.cards(), light.detector),
-        *(config["calibration"], "warn", "digest"),
-    )
+    with lineage.inputs_of_step([light.path], results / "logs"):
+        calibrate.main(
+            *(light.path, light.hdu, paths, paths, None, None, output, light.cards(), light.detector),
+            *(config["calibration"], "warn", "none", "digest"),
+        )
     reason = str(products.read_header(output).get("NFREASON", "calibrated"))
     return reason.replace(Path(light.path).name, "it")[:40]
 
@@ -83,7 +84,7 @@ def reduced(light, results: Path, config: dict) -> str:
     calibrated, masked, subtracted, sources = (
         results / stage / f"{light.frame}.fits" for stage in ("calibrated", "masked", "subtracted", "sources")
     )
-    mask.main(calibrated, masked, config["cosmic_rays"], config["trails"], config["sources"], "digest")
+    mask.main(calibrated, masked, config["cosmic_rays"], config["trails"], config["sources"], "rice", "digest")
     table = results / "sky" / f"{light.frame}.tsv"
     sky.main(masked, None, table, subtracted, sources, light.identity(), config["sky"], config["photometry"], "digest")
     return "reduced: " + str(products.read_header(subtracted).get("NFREASON", "to the end")).split(" is ")[-1][:31]

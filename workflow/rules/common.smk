@@ -37,7 +37,9 @@ from nightflow import (
     frames,
     instruments,
     planning,
+    products,
     provenance,
+    steps,
     verify,
 )
 from nightflow.matching import NoCalibration
@@ -121,8 +123,9 @@ def make_plan():
     if own_map and not Path(own_map).is_file():
         raise FileNotFoundError(f"calibration.bad_pixel_map '{own_map}' not found")
     dialects = load_instruments()
-    rows = planning.scan(config, dialects, RESULTS)
-    library = planning.scan_library(config, dialects, RESULTS)
+    fresh = workflow.is_main_process
+    rows = planning.scan(config, dialects, RESULTS, fresh)
+    library = planning.scan_library(config, dialects, RESULTS, fresh)
     try:
         return planning.assemble(rows, config, library)
     finally:
@@ -150,6 +153,8 @@ except (
     FileNotFoundError,
 ) as error:
     stop(error)
+except OSError as error:
+    stop(steps.in_words(error) or error)
 
 
 wildcard_constraints:
@@ -176,9 +181,10 @@ def options(section):
 
 
 def digest(stage):
-    return provenance.options_digest(
-        {section: options(section) for section in SECTIONS[stage]}
-    )
+    sections = {section: options(section) for section in SECTIONS[stage]}
+    if stage != "masters" and config["compression"] != "none":  # it rounds pixels
+        sections["compression"] = config["compression"]
+    return provenance.options_digest(sections)
 
 
 def record_configuration():
@@ -188,8 +194,30 @@ def record_configuration():
     configuration.write_if_changed(f"{RESULTS}/{verify.RECORD}", text)
 
 
-if workflow.is_main_process and config["raw_dir"] is not None:
-    record_configuration()
+try:
+    if workflow.is_main_process and config["raw_dir"] is not None:
+        record_configuration()
+except OSError as error:
+    stop(steps.in_words(error) or error)
+
+
+def raw(frames):
+    """Files of raw frames as inputs.
+
+    Their times are not compared with those of the products, since a camera's clock may be ahead, or an old frame take
+    the place of a new one: a rule's parameter `raw` has the size and time of each, and any change of it counts.
+    """
+    return [ancient(frame.path) for frame in frames]
+
+
+def state(frames):
+    """Size and time of change of raw frames, as they were when the run was planned."""
+    return [frame.state for frame in frames]
+
+
+def pixels(path):
+    """A product with the pixels of a single frame, which `disk: small` removes when nothing needs it any more."""
+    return temp(path) if config["disk"] == "small" else path
 
 
 def memory(factor, base=400):
@@ -250,6 +278,12 @@ def lights_to_measure(wildcards):
     return camera(wildcards).lights if detector["saturation"] is None else []
 
 
+def frames_of_camera(wildcards):
+    """Every frame that a camera is measured on."""
+    flats = [frame for flats in camera(wildcards).flats for frame in flats]
+    return [*camera(wildcards).bias, *flats, *lights_to_measure(wildcards)]
+
+
 def detector_of(name, detector):
     """The table of the camera of a light or master flat as named input, where it is needed."""
     table = f"{RESULTS}/detectors/{PLAN.camera_of[name]}.tsv"
@@ -271,12 +305,12 @@ def masters_of(item):
 
 def inputs_of_dark(wildcards):
     dark = master(wildcards)
-    return {"frames": [f.path for f in dark.frames], **masters_of(dark)}
+    return {"frames": raw(dark.frames), **masters_of(dark)}
 
 
 def inputs_of_flat(wildcards):
     flat = master(wildcards)
-    found = {"frames": [f.path for f in flat.frames], **masters_of(flat)}
+    found = {"frames": raw(flat.frames), **masters_of(flat)}
     found |= detector_of(flat.name, flat.like.detector)
     for mosaic, members in PLAN.mosaics.items():
         if flat in members:
@@ -295,7 +329,10 @@ def inputs_of_levels(wildcards):
         detector_of(chip.name, chip.like.detector).get("detector", []) for chip in chips
     ]
     return {
-        "frames": sorted({f.path for chip in chips for f in chip.frames}),
+        "frames": [
+            ancient(path)
+            for path in sorted({f.path for chip in chips for f in chip.frames})
+        ],
         "masters": [master_path(name) for name in needed],
         "detectors": [table for table in tables if table],
     }
@@ -308,6 +345,7 @@ def chips_of(wildcards):
             "paths": [f.path for f in chip.frames],
             "hdu": [f.hdu for f in chip.frames],
             "exptimes": [f.exptime for f in chip.frames],
+            "raw": state(chip.frames),
             "detector": chip.like.detector,
             "measured": detector_of(chip.name, chip.like.detector).get("detector"),
             "bias": master_path(chip.bias) or None,
@@ -343,7 +381,7 @@ def corners(item):
 
 def inputs_of_light(wildcards):
     frame = light(wildcards)
-    found = {"light": frame.path, **masters_of(frame)}
+    found = {"light": ancient(frame.path), **masters_of(frame)}
     found |= detector_of(frame.frame, frame.detector)
     if frame.flat:
         found["flat"] = master_path(frame.flat)
@@ -441,10 +479,10 @@ def solved(folder, suffix):
     return [] if SOLVER == "none" else group_files(folder, suffix)
 
 
-def zero_points():
+def zero_points(lights):
     if SOLVER == "none":
         return []
-    return [f"{RESULTS}/zeropoints/{frame}.tsv" for frame in PLAN.lights]
+    return [f"{RESULTS}/zeropoints/{frame}.tsv" for frame in lights]
 
 
 def selections():
@@ -494,12 +532,26 @@ def products_of_a_night(wildcards):
             "raw_dir is not set: name the folder of your raw frames, for example "
             "snakemake --cores all --config raw_dir=/data/2024-03-08 results_dir=results"
         )
+    if config["night"]:
+        return products_of_frames(config["night"])
     return [*stacks(), f"{RESULTS}/report/index.html"]
+
+
+def products_of_frames(night):
+    """What comes of the single frames of a night, whatever their stacks."""
+    lights = [name for name, frame in PLAN.lights.items() if frame.night == night]
+    if not lights:
+        nights = sorted({frame.night or "undated" for frame in PLAN.lights.values()})
+        stop(
+            f"there are no lights of the night {night}; there are of {', '.join(nights)}"
+        )
+    tables = expand(f"{RESULTS}/sky/{{frame}}.tsv", frame=lights)
+    return [*tables, *zero_points(lights)]
 
 
 def print_summary():
     summary = Path(RESULTS, "report", "summary.txt")
-    if config["raw_dir"] is not None and summary.is_file():
+    if config["raw_dir"] and not config["night"] and summary.is_file():
         print(summary.read_text(encoding="utf-8"), end="")
 
 

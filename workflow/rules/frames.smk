@@ -2,7 +2,7 @@ rule calibrate:
     input:
         unpack(inputs_of_light),
     output:
-        f"{RESULTS}/calibrated/{{frame}}.fits",
+        pixels(f"{RESULTS}/calibrated/{{frame}}.fits"),
     log:
         f"{RESULTS}/logs/calibrate/{{frame}}.log",
     benchmark:
@@ -14,11 +14,13 @@ rule calibrate:
     resources:
         mem_mb=memory(6),
     params:
+        raw=lambda wildcards: state([light(wildcards)]),
         hdu=lambda wildcards: light(wildcards).hdu,
         row=lambda wildcards: light(wildcards).cards(),
         detector=lambda wildcards: light(wildcards).detector,
         corners=lambda wildcards: corners(light(wildcards)),
         options=options("calibration"),
+        compression=config["compression"],
         configuration=digest("calibrate"),
         code=code("calibrate"),
     script:
@@ -29,7 +31,7 @@ rule mask:
     input:
         f"{RESULTS}/calibrated/{{frame}}.fits",
     output:
-        f"{RESULTS}/masked/{{frame}}.fits",
+        pixels(f"{RESULTS}/masked/{{frame}}.fits"),
     log:
         f"{RESULTS}/logs/mask/{{frame}}.log",
     benchmark:
@@ -44,6 +46,7 @@ rule mask:
         cosmic_rays=options("cosmic_rays"),
         trails=options("trails"),
         sources=options("sources"),
+        compression=config["compression"],
         configuration=digest("mask"),
         code=code("mask"),
     script:
@@ -104,7 +107,7 @@ rule sky:
         unpack(inputs_of_sky),
     output:
         table=f"{RESULTS}/sky/{{frame}}.tsv",
-        subtracted=f"{RESULTS}/subtracted/{{frame}}.fits",
+        subtracted=pixels(f"{RESULTS}/subtracted/{{frame}}.fits"),
         sources=f"{RESULTS}/sources/{{frame}}.fits",
     log:
         f"{RESULTS}/logs/sky/{{frame}}.log",

@@ -1,10 +1,10 @@
 rule detector:
     input:
-        bias=lambda wildcards: [f.path for f in camera(wildcards).bias],
+        bias=lambda wildcards: raw(camera(wildcards).bias),
         flats=lambda wildcards: [
-            f.path for flats in camera(wildcards).flats for f in flats
+            path for flats in camera(wildcards).flats for path in raw(flats)
         ],
-        lights=lambda wildcards: [f.path for f in lights_to_measure(wildcards)],
+        lights=lambda wildcards: raw(lights_to_measure(wildcards)),
     output:
         f"{RESULTS}/detectors/{{camera}}.tsv",
     log:
@@ -18,6 +18,7 @@ rule detector:
     resources:
         mem_mb=memory(1),
     params:
+        raw=lambda wildcards: state(frames_of_camera(wildcards)),
         bias=lambda wildcards: [(f.path, f.hdu) for f in camera(wildcards).bias],
         flats=lambda wildcards: [
             [(f.path, f.hdu) for f in flats] for flats in camera(wildcards).flats
@@ -32,7 +33,7 @@ rule detector:
 
 rule master_bias:
     input:
-        frames=lambda wildcards: [f.path for f in master(wildcards).frames],
+        frames=lambda wildcards: raw(master(wildcards).frames),
     output:
         f"{RESULTS}/masters/{{master}}.fits",
     log:
@@ -48,6 +49,7 @@ rule master_bias:
     resources:
         mem_mb=memory(1),
     params:
+        raw=lambda wildcards: state(master(wildcards).frames),
         hdu=hdus,
         detector=lambda wildcards: master(wildcards).like.detector,
         options=options("calibration"),
@@ -75,6 +77,7 @@ rule master_dark:
     resources:
         mem_mb=memory(1),
     params:
+        raw=lambda wildcards: state(master(wildcards).frames),
         hdu=hdus,
         exptimes=exptimes,
         detector=lambda wildcards: master(wildcards).like.detector,
@@ -126,6 +129,7 @@ rule master_flat:
     resources:
         mem_mb=memory(1),
     params:
+        raw=lambda wildcards: state(master(wildcards).frames),
         hdu=hdus,
         exptimes=exptimes,
         detector=lambda wildcards: master(wildcards).like.detector,
@@ -139,7 +143,7 @@ rule master_flat:
 
 rule library_master:
     input:
-        lambda wildcards: master(wildcards).like.path,
+        lambda wildcards: raw(master(wildcards).frames),
     output:
         f"{RESULTS}/masters/{{master}}.fits",
     log:
@@ -155,6 +159,7 @@ rule library_master:
     resources:
         mem_mb=memory(3),
     params:
+        raw=lambda wildcards: state(master(wildcards).frames),
         hdu=lambda wildcards: master(wildcards).like.hdu,
         kind=lambda wildcards: master(wildcards).kind,
         options=options("calibration"),

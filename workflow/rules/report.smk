@@ -3,7 +3,7 @@ rule report:
         frames=f"{RESULTS}/frames.tsv",
         sky=expand(f"{RESULTS}/sky/{{frame}}.tsv", frame=PLAN.lights),
         detectors=detector_tables(),
-        zero_points=zero_points(),
+        zero_points=zero_points(PLAN.lights),
         selections=selections(),
         stacks=stacks(),
         masters=all_masters(),

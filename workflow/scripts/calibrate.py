@@ -7,7 +7,9 @@ from astropy.io import fits
 from nightflow import badpixels, bayer, calibration, characterisation, lights, masters, products, steps
 
 
-def main(raw, hdu, paths, corners, measured, own_map, output, cards, detector, options, missing, configuration):
+def main(
+    raw, hdu, paths, corners, measured, own_map, output, cards, detector, options, missing, compression, configuration
+):
     header = fits.Header()
     if measured:
         detector = characterisation.with_measurements(detector, characterisation.read_table(measured))
@@ -25,7 +27,7 @@ def main(raw, hdu, paths, corners, measured, own_map, output, cards, detector, o
         for card, kind in (("CALBIAS", "bias"), ("CALDARK", "dark"), ("CALFLAT", "flat"), ("CALBPM", "bad_pixels")):
             image.header[card] = (Path(paths[kind]).stem if used[kind] is not None else "none", "")
         image.header["NFCONF"] = (configuration, "digest of the options behind this product")
-        products.write_image(output, image)
+        products.write_image(output, image, compression)
     except products.RejectedFrame as verdict:
         products.write_rejected(output, verdict.about(header))
 
@@ -44,5 +46,6 @@ if "snakemake" in globals():
             snakemake.params.detector,
             snakemake.params.options,
             snakemake.config["calibration"]["missing"],
+            snakemake.params.compression,
             snakemake.params.configuration,
         )

@@ -4,7 +4,7 @@ from nightflow import cosmicrays, products, sources, steps, trails
 from nightflow.products import MaskBit
 
 
-def main(calibrated, output, ray_options, trail_options, source_options, configuration):
+def main(calibrated, output, ray_options, trail_options, source_options, compression, configuration):
     try:
         image = products.read_image(calibrated)
         rays = cosmicrays.find_cosmic_rays(image, ray_options)
@@ -15,7 +15,7 @@ def main(calibrated, output, ray_options, trail_options, source_options, configu
             cosmicrays.replace(image, rays)
         image.header["CRNUM"] = (int(rays.sum()), "pixels flagged as cosmic rays")
         image.header["NFCONF"] = (configuration, "digest of the options behind this product")
-        products.write_image(output, image)
+        products.write_image(output, image, compression)
     except products.RejectedFrame as verdict:
         products.write_rejected(output, verdict)
 
@@ -28,5 +28,6 @@ if "snakemake" in globals():
             snakemake.params.cosmic_rays,
             snakemake.params.trails,
             snakemake.params.sources,
+            snakemake.params.compression,
             snakemake.params.configuration,
         )

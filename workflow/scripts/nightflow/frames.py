@@ -62,6 +62,8 @@ class Frame:
         What the header says of the detector, as plain values; no column.
     glass : str or None
         For a channel of a one-shot colour frame the filter in the beam, which its flats share; no column.
+    state : list of int
+        Size in bytes and time of change (ns) of the file when it was scanned; no column.
     """
 
     frame: str
@@ -93,6 +95,7 @@ class Frame:
     flat: str | None = None
     detector: dict = field(default_factory=dict, repr=False)
     glass: str | None = None
+    state: list[int] = field(default_factory=list, repr=False)
 
     def reject(self, reason: str) -> None:
         self.status, self.reason = REJECTED, reason
@@ -126,7 +129,7 @@ class Frame:
         }
 
 
-COLUMNS = [column.name for column in fields(Frame) if column.name not in ("detector", "glass")]
+COLUMNS = [column.name for column in fields(Frame) if column.name not in ("detector", "glass", "state")]
 
 
 def slug(text: str | None, empty: str) -> str:
@@ -227,6 +230,7 @@ def build(
             if ready:
                 values["kind"] = _kind_of_master(hdu["cards"], dialect, file.name)
             frame = Frame(frame_id(file.name, hdu["hdu"], several), file.path, hdu["hdu"])
+            frame.state = [file.size, file.mtime_ns]
             _describe(frame, file.name, hdu, values, dialect, overrides or [], site or {})
             split = split_colours and frame.detector["bayer"] and frame.kind == "light"
             frames += _channels(frame) if split else [frame]
@@ -280,6 +284,13 @@ def _channels(frame: Frame) -> list[Frame]:
         )
         for channel in CHANNELS
     ]
+
+
+def waiting(file: inventory.RawFile) -> Frame:
+    """The row of a file that may still be written."""
+    frame = Frame(frame_id(file.name), file.path)
+    frame.status, frame.reason = IGNORED, "changed a moment ago: left for the next run"
+    return frame
 
 
 def _unreadable(file: inventory.RawFile, reason: str) -> Frame:

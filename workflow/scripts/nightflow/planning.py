@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 from functools import cache
@@ -87,7 +88,7 @@ class Plan:
     fringe_of: dict[str, str] = field(default_factory=dict)
 
 
-def scan(config: dict, instruments: dict[str, Instrument], results: str) -> list[Frame]:
+def scan(config: dict, instruments: dict[str, Instrument], results: str, fresh: bool = True) -> list[Frame]:
     """Find the raw frames and describe them.
 
     Parameters
@@ -97,12 +98,20 @@ def scan(config: dict, instruments: dict[str, Instrument], results: str) -> list
     instruments : dict of str to `Instrument`
     results : str
         Folder of the products, for the header cache; raw frames are not looked for in it.
+    fresh : bool
+        Whether to look what files there are now. A job on another machine does not: frames that arrive or change
+        while a run goes on are the next run's, so it takes the last scan, if that was made with the same options.
 
     Raises
     ------
     NothingToReduce
         If there are no raw files.
     """
+    cache = Path(results, ".nightflow", "frames.json")
+    understanding = _understanding(config)
+    remembered = None if fresh else _remembered(cache, _options_key(instruments, understanding))
+    if remembered is not None:
+        return remembered
     folders = [canonical(folder) for folder in as_list(config["raw_dir"])]
     files = find_files(folders, skip=[results])
     if not files:
@@ -110,11 +119,24 @@ def scan(config: dict, instruments: dict[str, Instrument], results: str) -> list
             f"raw_dir {' '.join(repr(f) for f in folders)} holds no raw frames: "
             "looked for are .fits, .fit and .fts in any case, with .gz or .fz or without, in all folders below"
         )
-    return _described(files, instruments, _understanding(config), Path(results, ".nightflow", "frames.json"))
+    settled, changing = _by_age(files, config["settle"])
+    return _described(settled, instruments, understanding, cache) + [frame_table.waiting(file) for file in changing]
 
 
-def scan_library(config: dict, instruments: dict[str, Instrument], results: str) -> dict[str, Master]:
-    """Ready-made masters in the folders of ``calibration.library``, by name.
+def _by_age(files: list[RawFile], settle: float) -> tuple[list[RawFile], list[RawFile]]:
+    """Files that have not changed for `settle` seconds, and those that may still be written.
+
+    A time in the future is that of a camera whose clock is ahead: it says nothing.
+    """
+    now = time.time()
+    changing = {file for file in files if 0 <= now - file.mtime_ns / 1e9 < settle}
+    return [file for file in files if file not in changing], sorted(changing, key=lambda file: file.path)
+
+
+def scan_library(
+    config: dict, instruments: dict[str, Instrument], results: str, fresh: bool = True
+) -> dict[str, Master]:
+    """Ready-made masters in the folders of ``calibration.library``, by name; `fresh` as in `scan`.
 
     Raises
     ------
@@ -124,13 +146,16 @@ def scan_library(config: dict, instruments: dict[str, Instrument], results: str)
     folders = [canonical(folder) for folder in as_list(config["calibration"]["library"])]
     if not folders:
         return {}
+    cache = Path(results, ".nightflow", "library.json")
+    understanding = {**_understanding(config), "split_colours": False, "ready": True}
+    remembered = None if fresh else _remembered(cache, _options_key(instruments, understanding))
+    if remembered is not None:
+        return matching.ready_masters(remembered)
     try:
         files = find_files(folders, skip=[results])
     except FileNotFoundError as error:
         raise FileNotFoundError(str(error).replace("raw_dir", "calibration.library")) from error
-    understanding = {**_understanding(config), "split_colours": False, "ready": True}
-    frames = _described(files, instruments, understanding, Path(results, ".nightflow", "library.json"))
-    return matching.ready_masters(frames)
+    return matching.ready_masters(_described(files, instruments, understanding, cache))
 
 
 def _understanding(config: dict) -> dict:
@@ -156,21 +181,32 @@ def _understanding(config: dict) -> dict:
 
 def _described(files: list[RawFile], instruments: dict, understanding: dict, path: Path) -> list[Frame]:
     """The frames in `files`, from the last scan, kept in `path`, where nothing has changed since."""
-    facts = [[(f.path, f.name, f.size, f.mtime_ns) for f in files], sorted(instruments.items()), understanding]
-    key = hashlib.blake2b(repr([facts, _code_of_the_inventory()]).encode("utf-8", "surrogateescape")).hexdigest()
-    frames = _remembered(path, key)
+    facts = _digest([(f.path, f.name, f.size, f.mtime_ns) for f in files])
+    options = _options_key(instruments, understanding)
+    frames = _remembered(path, options, facts)
     if frames is None:
         headers = HeaderCache(path.with_name(f"{path.stem}.headers.json")).headers(files)
         frames = frame_table.build(files, headers, instruments, **understanding)
-        write_if_changed(path, json.dumps({"key": key, "frames": frame_table.to_records(frames)}))
+        records = frame_table.to_records(frames)
+        write_if_changed(path, json.dumps({"options": options, "files": facts, "frames": records}))
     return frames
 
 
-def _remembered(path: Path, key: str) -> list[Frame] | None:
+def _options_key(instruments: dict, understanding: dict) -> str:
+    return _digest([sorted(instruments.items()), understanding, _code_of_the_inventory()])
+
+
+def _digest(facts: list) -> str:
+    return hashlib.blake2b(repr(facts).encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+
+
+def _remembered(path: Path, options: str, files: str | None = None) -> list[Frame] | None:
+    """The frames kept in `path`, if they were understood with these options; of these files, if given."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return frame_table.from_records(content["frames"]) if content["key"] == key else None
-    except (OSError, ValueError, KeyError, TypeError):
+        current = content["options"] == options and files in (None, content["files"])
+        return frame_table.from_records(content["frames"]) if current else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

@@ -9,8 +9,10 @@ product without pixels whose header says why.
 from __future__ import annotations
 
 import enum
+import io
 import math
 import os
+import platform
 import re
 import warnings
 from collections.abc import Iterable, Iterator
@@ -21,11 +23,13 @@ from pathlib import Path
 
 import numpy as np
 from astropy.io import fits
+from astropy.io.fits.hdu.compressed import DITHER_SEED_CHECKSUM, SUBTRACTIVE_DITHER_1
 from astropy.utils.exceptions import AstropyWarning
 
 from nightflow import __version__, lineage
 
 REJECTED = "REJECTED"
+SCRATCH = ".part"  # how the name of a product ends while it is written
 
 
 class MaskBit(enum.IntFlag):
@@ -160,7 +164,7 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.part")
+    scratch = path.with_name(f".{path.name}.{platform.node()}-{os.getpid()}{SCRATCH}")
     try:
         yield scratch
         os.replace(scratch, path)
@@ -168,18 +172,48 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         scratch.unlink(missing_ok=True)
 
 
+def remove_scratch(folder: str | os.PathLike) -> None:
+    """Remove what killed jobs left half written below `folder`; no job may be running."""
+    for path in Path(folder).rglob(f".*{SCRATCH}"):
+        path.unlink(missing_ok=True)
+
+
 def write_fits(path: str | os.PathLike, hdus: Iterable) -> None:
     """Write HDUs with CHECKSUM and DATASUM, the step's inputs, and without the time of writing, to `path` at once."""
     hdulist = fits.HDUList(list(hdus))
     lineage.record(hdulist[0].header, path)
     hdulist.update_extend()  # now, since every card counts in the checksum
+    hdulist = _with_tiles_as_tables(hdulist)
     for hdu in hdulist:
         hdu.add_checksum(when="of this HDU")
-    with replacing(path) as scratch:
-        hdulist.writeto(scratch)
+    try:
+        with replacing(path) as scratch, open(scratch, "wb") as file:
+            hdulist.writeto(_Stream(file))
+    except OSError as error:
+        cause = error if error.errno is not None else error.__context__  # astropy rewords what the disk said
+        if isinstance(cause, OSError):
+            cause.filename = os.fspath(path)
+        raise cause from None
 
 
-def write_image(path: str | os.PathLike, image: Image) -> None:
+class _Stream:
+    """A file as a mere stream: to a real file astropy writes pixels with a call that does not say why it failed."""
+
+    def __init__(self, file):
+        self.write, self.flush, self.tell = file.write, file.flush, file.tell
+
+
+def _with_tiles_as_tables(hdus: fits.HDUList) -> fits.HDUList:
+    """`hdus` with compressed images as the tables that they are on disk, so that these get checksums like any HDU."""
+    if not any(isinstance(hdu, fits.CompImageHDU) for hdu in hdus):
+        return hdus
+    stream = io.BytesIO()
+    hdus.writeto(stream)
+    stream.seek(0)
+    return fits.open(stream, memmap=False, disable_image_compression=True, lazy_load_hdus=False)
+
+
+def write_image(path: str | os.PathLike, image: Image, compression: str = "none") -> None:
     """Write an image product.
 
     Parameters
@@ -188,18 +222,39 @@ def write_image(path: str | os.PathLike, image: Image) -> None:
         Output file, replaced if it exists.
     image : `Image`
         The pixels and cards to write. ``BUNIT`` must be in the header.
+    compression : {'none', 'rice'}
+        ``rice``: tiles compressed by Rice's method, floating-point pixels after quantising them with subtractive
+        dithering to a 16th of the noise (Pence, Seaman & White 2009, PASP 121, 414), the mask without loss. The
+        science pixels are in the extension ``SCI`` then, since a primary HDU cannot be compressed.
     """
     header = clean_header(image.header)
     header["NFVERS"] = (__version__, "nightflow version")
-    primary = fits.PrimaryHDU(np.ascontiguousarray(image.data, dtype=np.float32), header)
-    mask = fits.ImageHDU(np.ascontiguousarray(image.mask, dtype=np.uint16), name="MASK")
+    if compression == "rice":
+        primary = [fits.PrimaryHDU(header=header), _quantised(image.data, header.copy(), "SCI")]
+        mask = fits.CompImageHDU(np.ascontiguousarray(image.mask, dtype=np.uint16), name="MASK")
+        uncertainty = _quantised(image.uncertainty, fits.Header(), "UNCERT")
+    else:
+        primary = [fits.PrimaryHDU(np.ascontiguousarray(image.data, dtype=np.float32), header)]
+        mask = fits.ImageHDU(np.ascontiguousarray(image.mask, dtype=np.uint16), name="MASK")
+        uncertainty = fits.ImageHDU(np.ascontiguousarray(image.uncertainty, dtype=np.float32), name="UNCERT")
     for bit in MaskBit:
         mask.header[f"BIT{bit.value.bit_length() - 1:02d}"] = (bit.name, f"value {bit.value}")
-    uncertainty = fits.ImageHDU(np.ascontiguousarray(image.uncertainty, dtype=np.float32), name="UNCERT")
     uncertainty.header["UTYPE"] = ("StdDevUncertainty", "1 sigma")
     if "BUNIT" in header:
         uncertainty.header["BUNIT"] = header["BUNIT"]
-    write_fits(path, [primary, mask, uncertainty, *(_extension(k, v) for k, v in image.extensions.items())])
+    write_fits(path, [*primary, mask, uncertainty, *(_extension(k, v) for k, v in image.extensions.items())])
+
+
+def _quantised(pixels: np.ndarray, header: fits.Header, name: str) -> fits.CompImageHDU:
+    return fits.CompImageHDU(
+        np.ascontiguousarray(pixels, dtype=np.float32),
+        header,
+        name=name,
+        compression_type="RICE_1",
+        quantize_level=16.0,
+        quantize_method=SUBTRACTIVE_DITHER_1,
+        dither_seed=DITHER_SEED_CHECKSUM,  # of the pixels: the same pixels give the same bytes
+    )
 
 
 def _extension(name: str, content):
@@ -232,10 +287,11 @@ def read_image(path: str | os.PathLike) -> Image:
     with fits.open(path, memmap=False) as hdus:
         raise_if_rejected(hdus[0].header)
         extensions = {
-            hdu.name: hdu.data for hdu in hdus[1:] if hdu.name not in ("MASK", "UNCERT") and hdu.data is not None
+            hdu.name: hdu.data for hdu in hdus[1:] if hdu.name not in ("SCI", "MASK", "UNCERT") and hdu.data is not None
         }
+        science = hdus["SCI"] if "SCI" in hdus else hdus[0]
         return Image(
-            data=_native(hdus[0].data, np.float32),
+            data=_native(science.data, np.float32),
             mask=_native(hdus["MASK"].data, np.uint16),
             uncertainty=_native(hdus["UNCERT"].data, np.float32),
             header=hdus[0].header.copy(),
