@@ -58,9 +58,9 @@ header is silent, and as used; warning, where header and measurement differ by m
 
 `quality.tsv`, one row for each light: the sky table's columns, then whether the frame was stacked (used), why not
 (reason), remarks on its calibration, weight, n_stars, fwhm (px), ellipticity, and its transform to the reference frame
-(reference x = xx x + xy y + x0, y = yx x + yy y + y0 in 0-based pixels), rms (px), flux_scale, n_matched; depth_loss, how much less
-deep it is than the median of the lights of its target, filter and exposure time (mag, from seeing, noise of the sky and
-transparency), and weakness, the same in words where it is notable.
+(reference x = xx x + xy y + x0, y = yx x + yy y + y0 in 0-based pixels), rms (px), flux_scale, n_matched; depth_loss,
+how much less deep it is than the median of the lights of its target, filter and exposure time (mag, from seeing, noise
+of the sky and transparency), and weakness, the same in words where it is notable.
 
 `zeropoints.tsv` and `extinction.tsv`, where a reference catalogue is configured: [photometry](../docs/photometry.md).
 """
