@@ -59,7 +59,7 @@ rule report:
         mem_mb=memory(2),
     params:
         templates=lambda wildcards: TEMPLATES,
-        results=RESULTS,
+        results=lambda wildcards, output: str(Path(output.quality).parent),
         preview_size=config["report"]["preview_size"],
         code=code("report"),
     script:
