@@ -29,3 +29,5 @@ def test_separable_median(shape, size):
     data = np.random.default_rng(1).normal(size=shape).astype(np.float32)
     expected = ndimage.median_filter(ndimage.median_filter(data, (size, 1), mode="nearest"), (1, size), mode="nearest")
     assert (medians.separable_median(data, size) == expected).all()
+    y, x = np.nonzero(data > 0)
+    assert (medians.separable_median_at(data, y, x, size) == expected[y, x]).all()

@@ -102,6 +102,51 @@ def test_scalar_model_takes_given_statistics():
 
 
 @pytest.mark.parametrize("estimator", sky.ESTIMATORS)
+def test_meshes_are_those_of_photutils(estimator):
+    """Levels and scatter of every box, cut ones, empty ones and ones with few pixels included."""
+    from astropy.stats import SigmaClip
+    from photutils import background
+
+    rng = np.random.default_rng(8)
+    data = rng.gamma(4.0, 30.0, (230, 330)).astype(np.float32)
+    masked = rng.random(data.shape) < 0.3
+    masked[:64, 64:128] = masked[130:190, :60] = True
+    data[masked] = np.nan
+    model = {
+        "median": background.MedianBackground,
+        "mean": background.MeanBackground,
+        "mode": background.ModeEstimatorBackground,
+        "sextractor": background.SExtractorBackground,
+    }[estimator](sigma_clip=None)
+    boxes = background.Background2D(
+        np.nan_to_num(data), (64, 64), mask=masked, exclude_percentile=99.9, filter_size=1, bkg_estimator=model,
+        sigma_clip=SigmaClip(sigma=2.5, maxiters=6),
+    )  # fmt: skip
+    options = {"estimator": estimator, "sigma": 2.5, "maxiters": 6, "max_masked": 0.999}
+    level, rms = sky._mesh_levels(data, ~masked, (64, 64), options)
+    known = np.isfinite(level)
+    assert known.sum() >= 20 and not known[0, 1]
+    np.testing.assert_allclose(level[known], boxes.background_mesh[known], rtol=2e-6)
+    np.testing.assert_allclose(rms[known], boxes.background_rms_mesh[known], rtol=2e-6)
+
+
+def test_boxes_equal_statistics_of_each():
+    """Also looked at in steps, far from zero, and with boxes of equal pixels."""
+    rng = np.random.default_rng(9)
+    data = (1e5 + rng.normal(size=(70, 90))).astype(np.float32)
+    data[:20, :30] = 1e5
+    usable = rng.random(data.shape) < 0.8
+    for step in (1, 2):
+        boxes = sky.clipped_boxes(data, usable, (20, 30), sigma=2.0, maxiters=10, step=step)
+        for i, j in np.ndindex(4, 3):
+            part = np.s_[20 * i : 20 * i + 20 : step, 30 * j : 30 * j + 30 : step]
+            expected = sky.sky_statistics(data[part], ~usable[part], sigma=2.0)
+            assert boxes["usable"][i, j] == usable[part].sum() and boxes["median"][i, j] == expected.median
+            assert boxes["mean"][i, j] == pytest.approx(expected.mean, rel=1e-9)
+            assert boxes["stddev"][i, j] == pytest.approx(expected.stddev, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("estimator", sky.ESTIMATORS)
 @pytest.mark.parametrize("shape", [(1024, 1024), (700, 900)])
 def test_gradient_is_followed_to_the_corners(shape, estimator):
     """What is left of a 10 % gradient is below 0.2 % of the sky, whether meshes divide the image or not."""

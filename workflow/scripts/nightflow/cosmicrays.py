@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from nightflow import lacosmic, sky, sources
-from nightflow.medians import separable_median
+from nightflow.medians import separable_median, separable_median_at
 from nightflow.products import UNUSABLE, Image, MaskBit
 
 DEFAULTS = {
@@ -127,7 +127,8 @@ def find_cosmic_rays(image: Image, options: Mapping | None = None):
 def _filled(values, unusable):
     """`values` with unusable ones replaced by the median of their surroundings, that of the image at first."""
     filled = np.where(unusable, np.float32(np.median(values[~unusable])), values)
-    return np.where(unusable, separable_median(filled), values)
+    filled[unusable] = separable_median_at(filled, *np.nonzero(unusable))
+    return filled
 
 
 def replace(image: Image, rays) -> None:

@@ -9,6 +9,7 @@ and in later iterations only near those that were cleaned.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 
 import numpy as np
 
@@ -193,18 +194,20 @@ class _Search:
         good = self.usable[around] & ~self.rays[around]
         blank = ~good.any(axis=0)
         changed = np.zeros(at.size, dtype=bool)
-        for plane, original in zip((self.light, self.variance), self.original, strict=True):
+        for plane, number in ((self.light, 0), (self.variance, 1)):
             values = _replacement(plane[around], good, self.options["cleantype"])
             if blank.any() and self.options["cleantype"] != "median":
-                values[blank] = self.typical(original)
+                values[blank] = self.typical[number]
             changed |= plane[at] != values
             plane[at] = values
         return at[changed], at[changed & blank]
 
-    def typical(self, original):
-        """Median of the usable pixels; of an even number the lower one in the middle."""
-        usable = original[self.usable.reshape(-1, self.stride)[_inside(self.shape)]]
-        return np.partition(usable, (usable.size - 1) // 2)[(usable.size - 1) // 2] if usable.size else np.float32(0)
+    @cached_property
+    def typical(self):
+        """Medians of the usable pixels and of their variance; of an even number the lower one in the middle."""
+        usable = self.usable.reshape(-1, self.stride)[_inside(self.shape)]
+        middle = (np.count_nonzero(usable) - 1) // 2
+        return [np.partition(plane[usable], middle)[middle] for plane in self.original]
 
 
 def positive_laplacian(centre, left, right, above, below):

@@ -84,3 +84,27 @@ def separable_median(image, size: int = 5):
         rows = np.pad(rows, ((0, 0), (half, half)), mode="edge")
         smooth[first:last] = median_of([rows[:, i : i + nx] for i in range(size)])
     return smooth
+
+
+def separable_median_at(image, y, x, size: int = 5):
+    """Values of `separable_median` at some pixels only.
+
+    Parameters
+    ----------
+    image : ndarray, shape (ny, nx)
+        Without NaN.
+    y, x : ndarray of int, shape (n,)
+    size : int
+        Odd.
+
+    Returns
+    -------
+    smooth : ndarray, shape (n,)
+    """
+    smooth = np.empty(len(y), image.dtype)
+    offset = np.arange(size)[:, None] - size // 2
+    for first in range(0, len(y), _AT_A_TIME // 4):
+        part = slice(first, first + _AT_A_TIME // 4)
+        rows, columns = (np.clip(at[part] + offset, 0, n - 1) for at, n in zip((y, x), image.shape, strict=True))
+        smooth[part] = median_of(median_of(image[rows[:, None], columns]))
+    return smooth

@@ -17,6 +17,7 @@ DEFAULTS = {
     "filter_size": 3,
     "max_masked": 0.8,
 }
+_AT_A_TIME = 2**18  # pixels sorted together, so that their running sums stay small
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,9 @@ def local_sky(data, usable, mesh: int, *, smooth_only: bool = False):
     level, stddev : ndarray of float32, shape (ny, nx)
     """
     box = tuple(_box_size(n, mesh) for n in data.shape)
-    levels, widths, share = _clipped_meshes(data, usable, box)
+    boxes = clipped_boxes(data, usable, box, sigma=3.0, maxiters=10, step=2)
+    share, levels = boxes["usable"] / (box[0] * box[1] / 4), boxes["median"]
+    widths = boxes["stddev"] / 0.9866  # what clipping takes away from a Gaussian
     centres = [_box_centres(n, size) for n, size in zip(data.shape, box, strict=True)]
     measured = share > 0.25 * share.max()
     surface = _fit_surface(np.where(measured, levels, np.nan), centres, 2 if smooth_only else 1)
@@ -164,19 +167,89 @@ def local_sky(data, usable, mesh: int, *, smooth_only: bool = False):
     )
 
 
-def _clipped_meshes(data, usable, box):
-    """Clipped median and standard deviation in each box, from every other row and column, and its usable share."""
-    rows, columns = (range(0, n, size) for n, size in zip(data.shape, box, strict=True))
-    levels, widths, share = (np.full((len(rows), len(columns)), np.nan) for _ in range(3))
-    for i, y in enumerate(rows):
-        for j, x in enumerate(columns):
-            part = np.s_[y : y + box[0] : 2, x : x + box[1] : 2]
-            pixels = data[part][usable[part]]
-            share[i, j] = pixels.size / (box[0] * box[1] / 4)
-            pixels = _clip_sorted(np.sort(pixels), 3.0, 10)
-            if pixels.size:
-                levels[i, j], widths[i, j] = _sorted_median(pixels), pixels.std(dtype=np.float64) / 0.9866
-    return levels, widths, share
+def clipped_boxes(data, usable, box, *, sigma: float, maxiters: int, step: int = 1) -> dict:
+    """Clipped statistics of the usable pixels in each of the boxes that an image is divided into.
+
+    The pixels of a box are sorted once; clipping then only moves two bounds, between which sums of the values and of
+    their squares are differences of running sums.
+
+    Parameters
+    ----------
+    data : ndarray, shape (ny, nx)
+    usable : ndarray of bool, shape (ny, nx)
+    box : tuple of int
+        Rows and columns of a box; the last ones may be cut by the edge.
+    sigma, maxiters : float, int
+        As in `sky_statistics`.
+    step : int
+        Only every so many rows and columns are looked at.
+
+    Returns
+    -------
+    boxes : dict of ndarray, shape (rows of boxes, columns of boxes)
+        ``usable`` (pixels before clipping), ``median``, ``mean``, ``stddev``; NaN where no pixel is usable.
+    """
+    height = box[0] * max(1, _AT_A_TIME * step**2 // (box[0] * data.shape[1]))
+    strips = [slice(y, y + height) for y in range(0, data.shape[0], height)]
+    parts = [_clip_boxes(*_sorted_boxes(data[s], usable[s], box, step), sigma, maxiters) for s in strips]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _sorted_boxes(data, usable, box, step):
+    """Usable pixels of each box, sorted, infinity behind them, shape (rows of boxes, columns of boxes, pixels)."""
+    rows, columns = (-(-n // size) for n, size in zip(data.shape, box, strict=True))
+    padded = np.full((rows * box[0], columns * box[1]), np.inf, np.float32)
+    np.copyto(padded[: data.shape[0], : data.shape[1]], data, where=usable)
+    pixels = padded.reshape(rows, box[0], columns, box[1])[:, ::step, :, ::step].swapaxes(1, 2)
+    pixels = np.sort(pixels.reshape(rows, columns, -1), axis=-1)
+    return pixels, _count_below(pixels, np.full((rows, columns), np.inf))
+
+
+def _clip_boxes(pixels, number, sigma, maxiters):
+    """Statistics of sorted pixels, of which in each box the first `number` count."""
+    first, last = np.zeros_like(number), number
+    reference = np.nan_to_num(_middle(pixels, first, last))  # the sums are about it, lest they lose digits
+    deviation = np.zeros((*number.shape, pixels.shape[-1] + 1))
+    np.subtract(pixels, reference[..., None], out=deviation[..., 1:])
+    sums = [np.cumsum(values, axis=-1) for values in (deviation, np.square(deviation))]
+    for rounds_left in range(maxiters, -1, -1):
+        count = np.where(last > first, last - first, np.nan)
+        mean, square = ((_at(total, last) - _at(total, first)) / count for total in sums)
+        stddev, median = np.sqrt(np.maximum(square - mean**2, 0)), _middle(pixels, first, last)
+        low, high = (np.nan_to_num(median + sign * sigma * stddev).astype(np.float32) for sign in (-1, 1))
+        within = (
+            (first, _count_below(pixels, low)),
+            (last, _count_below(pixels, np.nextafter(high, np.float32(np.inf)))),
+        )
+        previous, (first, last) = (first, last), (np.maximum(*within[0]), np.minimum(*within[1]))
+        if not rounds_left or ((first == previous[0]) & (last == previous[1])).all():
+            break
+    return {"usable": number, "median": median, "mean": reference + mean, "stddev": stddev}
+
+
+def _at(values, index):
+    """The value with a number of its own in each box."""
+    starts = np.arange(index.size).reshape(index.shape) * values.shape[-1]
+    return values.ravel()[starts + index]
+
+
+def _count_below(pixels, limit):
+    """How many of the sorted pixels of each box are below its limit, by bisection."""
+    low, high = np.zeros(limit.shape, np.intp), np.full(limit.shape, pixels.shape[-1])
+    for _ in range(pixels.shape[-1].bit_length()):
+        middle = (low + high) // 2
+        below = (_at(pixels, np.minimum(middle, pixels.shape[-1] - 1)) < limit) & (low < high)
+        low, high = np.where(below, middle + 1, low), np.where(below, high, middle)
+    return low
+
+
+def _middle(pixels, first, last):
+    """Median of the sorted pixels between two bounds in each box; NaN where there are none."""
+    number = last - first
+    low, high = (
+        _at(pixels, np.clip(first + n // 2, 0, pixels.shape[-1] - 1)).astype(float) for n in (number - 1, number)
+    )
+    return np.where(number > 0, np.where(number % 2, high, 0.5 * (low + high)), np.nan)
 
 
 def _clip_sorted(pixels, sigma: float, maxiters: int):
@@ -203,10 +276,8 @@ def _scalar_model(data, mask, options, statistics):
         statistics = sky_statistics(data, mask, sigma=options["sigma"], maxiters=options["maxiters"])
     if not statistics.npix:
         raise ValueError("no usable pixel to measure the sky on")
-    if options["estimator"] == "sextractor":
-        skewed = abs(statistics.mean - statistics.median) > 0.3 * statistics.stddev
-        return statistics.median if skewed else 2.5 * statistics.median - 1.5 * statistics.mean, statistics.stddev
-    return getattr(statistics, options["estimator"]), statistics.stddev
+    level = _estimate(options["estimator"], statistics.mean, statistics.median, statistics.stddev)
+    return float(level), statistics.stddev
 
 
 def _mesh_model(data, mask, options):
@@ -214,47 +285,29 @@ def _mesh_model(data, mask, options):
     if unusable.all():
         raise ValueError("no usable pixel to measure the sky on")
     box = tuple(_box_size(n, int(options["mesh"])) for n in data.shape)
-    levels, rms = _mesh_levels(np.where(unusable, np.float32(0), data), unusable, box, options)
+    levels, rms = _mesh_levels(data, ~unusable, box, options)
     centres = [_box_centres(n, size) for n, size in zip(data.shape, box, strict=True)]
     plane = _fit_surface(levels, centres, 1)
     residual = _smooth_mesh(levels - _surface_at(plane, *centres), int(options["filter_size"]))
     return _interpolate_mesh(residual, centres, data.shape, plane), float(np.nanmedian(rms))
 
 
-def _mesh_levels(data, unusable, box, options):
+def _mesh_levels(data, usable, box, options):
     """Clipped level and standard deviation of every mesh; NaN where too few pixels are usable."""
-    from astropy.stats import SigmaClip
-    from photutils import background as photutils_background
-
-    estimator = {
-        "median": photutils_background.MedianBackground,
-        "mean": photutils_background.MeanBackground,
-        "mode": photutils_background.ModeEstimatorBackground,
-        "sextractor": photutils_background.SExtractorBackground,
-    }[options["estimator"]]
+    boxes = clipped_boxes(data, usable, box, sigma=options["sigma"], maxiters=options["maxiters"])
+    share = boxes["usable"] / (box[0] * box[1])
     # the meshes with most pixels are always measured, however crowded the field
-    usable_share = _count_in_boxes(~unusable, box) / (box[0] * box[1])
-    least = min(1.0 - options["max_masked"], 0.5 * float(usable_share.max()))
-    background = photutils_background.Background2D(
-        data,
-        box,
-        mask=unusable,
-        exclude_percentile=100.0 * (1.0 - least),
-        filter_size=1,
-        sigma_clip=SigmaClip(sigma=options["sigma"], maxiters=options["maxiters"]),
-        bkg_estimator=estimator(sigma_clip=None),
-    )
-    measured = usable_share > least
-    return [
-        np.where(measured, mesh, np.nan).astype(np.float64)
-        for mesh in (background.background_mesh, background.background_rms_mesh)
-    ]
+    measured = share > min(1.0 - options["max_masked"], 0.5 * float(share.max()))
+    level = _estimate(options["estimator"], boxes["mean"], boxes["median"], boxes["stddev"])
+    return [np.where(measured, mesh, np.nan) for mesh in (level, boxes["stddev"])]
 
 
-def _count_in_boxes(plane, box):
-    """Number of true pixels in each box."""
-    starts = [np.arange(0, n, size) for n, size in zip(plane.shape, box, strict=True)]
-    return np.add.reduceat(np.add.reduceat(plane, starts[0], axis=0, dtype=np.int64), starts[1], axis=1)
+def _estimate(estimator: str, mean, median, stddev):
+    """Level of the sky from its clipped mean, median and standard deviation, by the names of `ESTIMATORS`."""
+    if estimator == "sextractor":
+        skewed = np.abs(mean - median) > 0.3 * stddev
+        return np.where(skewed, median, 2.5 * median - 1.5 * mean)
+    return {"mean": mean, "median": median, "mode": 3 * median - 2 * mean}[estimator]
 
 
 def _box_size(n: int, mesh: int) -> int:

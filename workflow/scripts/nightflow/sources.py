@@ -262,15 +262,18 @@ def _one_for_each_blob(y, x, saturated, reach):
     """The positions, but for those near saturated pixels only one at the middle of each group of such pixels."""
     from scipy import ndimage
 
-    blobs, _ = ndimage.label(dilate(saturated, reach), structure=np.ones((3, 3)))
+    blobs, count = ndimage.label(dilate(saturated, reach), structure=np.ones((3, 3)))
     blob = blobs[y, x]
     number, first = np.unique(blob, return_index=True)
     first, number = first[number > 0], number[number > 0]
     keep = blob == 0
     keep[first] = True
+    positions = np.nonzero(saturated)
+    of_blob = blobs[positions]
+    size = np.bincount(of_blob, minlength=count + 1)[number]
     y, x = y.astype(float), x.astype(float)
-    if number.size:
-        y[first], x[first] = np.transpose(ndimage.center_of_mass(saturated, blobs, number))
+    for values, position in zip((y, x), positions, strict=True):
+        values[first] = np.bincount(of_blob, position, count + 1)[number] / size
     return y[keep], x[keep]
 
 
