@@ -106,6 +106,6 @@ class Mosaic:
         made = self.folder / "stack.fits"
         options = {**OPTIONS["registration"], **registration}
         script("stack").main(
-            inputs, made, {**OPTIONS["stack"], **(stack or {})}, OPTIONS["photometry"], options["engine"], "0", 2
+            inputs, made, {**OPTIONS["stack"], **(stack or {})}, OPTIONS["photometry"], options, "0", 2
         )  # fmt: skip
         return products.read_image(made)

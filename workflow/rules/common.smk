@@ -16,7 +16,7 @@ MODULES = (
     "reference_catalogues registration rejection report resampling scenes sharedstars "
     "simulate simulate_detector simulate_effects simulate_headers simulate_noise "
     "simulate_settings simulate_sky simulate_sources simulate_truth sky skygrid "
-    "skymatching solving sources stackheader stacking steps trails tying verify "
+    "skymatching solving sources stackheader stacking steps swarp trails tying verify "
     "weakness zero_points "
 ).split()
 

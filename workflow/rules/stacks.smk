@@ -50,7 +50,7 @@ rule stack:
     params:
         options=options("stack"),
         detection=options("photometry"),
-        engine=config["registration"]["engine"],
+        registration=options("registration"),
         configuration=digest("stack"),
         code=code("stack"),
     script:

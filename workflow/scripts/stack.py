@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from nightflow import alignment, astrometry, products, quality, solving, stackheader, stacking, steps
+from nightflow import alignment, astrometry, products, quality, solving, stackheader, stacking, steps, swarp
 
 
-def main(inputs, output, options, detection, engine, configuration, threads):
+def main(inputs, output, options, detection, registration, configuration, threads):
     try:
         selected = [row for row in quality.read_selection(inputs["selection"]) if row["used"]]
         if not selected:
@@ -20,9 +20,12 @@ def main(inputs, output, options, detection, engine, configuration, threads):
         frames = []
         for row in selected:
             path, head = paths[row["frame"]], heads.get(row["frame"])
-            transform = alignment.transform_of(row, engine, grid, head, products.read_shape(path))
+            transform = alignment.transform_of(row, registration["engine"], grid, head, products.read_shape(path))
             frames.append(stacking.StackInput(path, transform, row["flux_scale"], row["weight"]))
-        image = stacking.stack(frames, header, options, threads)
+        if registration["engine"] == "swarp":
+            image = swarp.stack(frames, header, options, threads, registration["time_limit"])
+        else:
+            image = stacking.stack(frames, header, options, threads)
         scales = [flux_scale for _, _, flux_scale, _ in frames]
         solving.adapt_zero_point(image.header, options["method"], scales, header.get("EXPTIME"))
         stackheader.add_measures(image, detection)
@@ -39,7 +42,7 @@ if "snakemake" in globals():
             snakemake.output[0],
             snakemake.params.options,
             snakemake.params.detection,
-            snakemake.params.engine,
+            snakemake.params.registration,
             snakemake.params.configuration,
             snakemake.threads,
         )

@@ -107,6 +107,11 @@ class SkyGrid:
         x, y = np.linalg.inv(self.matrix) @ np.stack(plates.project(ra, dec, self.ra, self.dec))
         return x + self.x0, y + self.y0
 
+    def to_sky(self, x, y) -> tuple[np.ndarray, np.ndarray]:
+        """Right ascension and declination (degrees) of 0-based pixels."""
+        offset = np.stack((np.asarray(x, dtype=float) - self.x0, np.asarray(y, dtype=float) - self.y0))
+        return plates.deproject(*(self.matrix @ offset), self.ra, self.dec)
+
     def header(self) -> fits.Header:
         """Size and sky coordinates as FITS cards."""
         header = fits.Header()
