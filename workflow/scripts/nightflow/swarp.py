@@ -18,19 +18,25 @@ from nightflow import astrometry, plates, products, programs, resampling, skygri
 from nightflow.products import UNUSABLE, Image, MaskBit, RejectedFrame
 from nightflow.steps import UserError
 
-#: Our names of kernels and methods, and SWarp's. A sum is a weighted mean times the total throughput, as in ours.
+#: What of the section ``stack`` SWarp can do, by our names.
 KERNELS = {"nearest": "NEAREST", "bilinear": "BILINEAR", "lanczos3": "LANCZOS3"}
-METHODS = {
-    "mean": "WEIGHTED", "sum": "WEIGHTED", "clipped_mean": "CLIPPED", "median": "MEDIAN", "min": "MIN", "max": "MAX",
-}  # fmt: skip
+METHODS = {"mean": "WEIGHTED", "sum": "WEIGHTED", "median": "MEDIAN", "min": "MIN", "max": "MAX"}
+REJECTIONS = ("none", "noise")  # SWarp has a rejection of its own, of means
+SKIES = ("none", "constant")
 
 
 def check(options: Mapping) -> None:
     """Raise `UserError` where SWarp cannot do what the section ``stack`` asks for."""
-    for option, known in (("kernel", KERNELS), ("method", METHODS)):
-        if options[option] not in known:
-            raise UserError(f"stack.{option} is {options[option]!r}; SWarp knows {', '.join(known)}")
+    known = {"kernel": KERNELS, "method": METHODS, "rejection": REJECTIONS, "match_sky": SKIES}
+    for option, choices in known.items():
+        if options[option] not in choices:
+            raise UserError(f"stack.{option} is {options[option]!r}; with SWarp it is one of {', '.join(choices)}")
     programs.find("SWarp")
+
+
+def _combine_type(options: Mapping) -> str:
+    clipped = options["method"] in ("mean", "sum") and options["rejection"] != "none"
+    return "CLIPPED" if clipped else METHODS[options["method"]]
 
 
 def stack(
@@ -61,14 +67,17 @@ def stack(
         If SWarp does not end in time, or there is no frame to combine.
     """
     check(options)
-    image = stacking.stack(frames, header, options, threads)
-    used = {str(name) for name in image.extensions["INPUTS"]["frame"]}
-    frames = [frame for frame in map(lambda f: stacking.StackInput(*f), frames) if Path(frame.path).stem in used]
+    image = stacking.stack(frames, header, {**options, "rejection": "none"}, threads)
+    skies = {str(row["frame"]): float(row["sky_offset"]) for row in image.extensions["INPUTS"]}
+    frames = [frame for frame in frames if Path(frame.path).stem in skies]
     with tempfile.TemporaryDirectory(prefix="nightflow-") as name:
         folder = Path(name)
         grid = skygrid.read_grid(header)
         astrometry.write_head(folder / "coadd.head", grid.header())
-        names = [_write_frame(folder, number, frame, grid, options) for number, frame in enumerate(frames)]
+        names = [
+            _write_frame(folder / f"frame{number:04d}.fits", frame, grid, skies[Path(frame.path).stem], options)
+            for number, frame in enumerate(frames)
+        ]
         try:
             programs.run("SWarp", [*names, *_settings(options, threads)], folder, time_limit)
         except programs.TimeLimit as error:
@@ -78,21 +87,20 @@ def stack(
         return _adopt(image, frames, names, folder, options)
 
 
-def _write_frame(folder: Path, number: int, frame: stacking.StackInput, grid: skygrid.SkyGrid, options) -> str:
+def _write_frame(path: Path, frame: stacking.StackInput, grid: skygrid.SkyGrid, sky: float, options: Mapping) -> str:
     """Image, weight map and ``.head`` of a frame; the name of the image."""
     image = products.read_image(frame.path)
     good = ((image.mask & UNUSABLE) == 0) & np.isfinite(image.data)
-    area = resampling.make_grid(frame.transform, image.shape).pixel_area
+    factor = frame.flux_scale * resampling.make_grid(frame.transform, image.shape).pixel_area
+    data = image.data - np.float32(sky / factor)
     # SWarp divides weights by the square of the factor on the flux, as those of variances
-    weight = _weight(frame, options) * (frame.flux_scale * area) ** 2
-    name = f"frame{number:04d}"
-    fits.writeto(folder / f"{name}.fits", np.where(good, image.data, 0).astype(np.float32))
-    fits.writeto(folder / f"{name}.weight.fits", np.where(good, weight, 0).astype(np.float32))
-    plate = _plate(frame.transform, image.shape, grid)
-    head = plates.tpv_header(plate, image.shape)
+    weight = _weight(frame, options) * factor**2
+    fits.writeto(path, np.where(good, data, 0).astype(np.float32))
+    fits.writeto(path.with_suffix(".weight.fits"), np.where(good, weight, 0).astype(np.float32))
+    head = plates.tpv_header(_plate(frame.transform, image.shape, grid), image.shape)
     head["FLXSCALE"] = float(frame.flux_scale)
-    astrometry.write_head(folder / f"{name}.head", head)
-    return f"{name}.fits"
+    astrometry.write_head(path.with_suffix(".head"), head)
+    return path.name
 
 
 def _weight(frame: stacking.StackInput, options: Mapping) -> float:
@@ -111,8 +119,8 @@ def _plate(transform, shape: tuple[int, int], grid: skygrid.SkyGrid) -> plates.P
 def _settings(options: Mapping, threads: int) -> list[str]:
     settings = {
         "IMAGEOUT_NAME": "coadd.fits", "WEIGHTOUT_NAME": "coadd.weight.fits", "WEIGHT_TYPE": "MAP_WEIGHT",
-        "RESCALE_WEIGHTS": "N", "COMBINE_TYPE": METHODS[options["method"]], "CLIP_SIGMA": options["clip_high"],
-        "CLIP_AMPFRAC": options["clip_fraction"], "RESAMPLING_TYPE": KERNELS[options["kernel"]],
+        "RESCALE_WEIGHTS": "N", "COMBINE_TYPE": _combine_type(options), "CLIP_SIGMA": options["clip_high"],
+        "RESAMPLING_TYPE": KERNELS[options["kernel"]],
         "FSCALASTRO_TYPE": "VARIABLE", "SUBTRACT_BACK": "N", "DELETE_TMPFILES": "N", "WRITE_XML": "N",
         "NTHREADS": threads, "VERBOSE_TYPE": "QUIET",
     }  # fmt: skip
