@@ -50,6 +50,7 @@ class Mosaic:
             name = frame.exposure.name
             self.truth[name] = frame
             image.header["NFFRAME"] = name
+            image.header["MJD-OBS"] = 58250.5 + len(self.truth) * 180 / 86400
             image.flag(frame.cosmic_rays > 0, MaskBit.COSMIC_RAY)  # finding them has tests of its own
             image.flag(sources.source_mask(image.data, image.mask, OPTIONS["sources"]), MaskBit.SOURCE)
             subtracted, _ = measurement.subtract_sky(image, OPTIONS["sky"])
@@ -88,14 +89,13 @@ class Mosaic:
         catalogue = str(self.folder / "catalogue.fits")
         script("solve").main(self.path("sources", name), catalogue, outputs, row, SECTIONS, "0")
 
-    def select(self, moving=None, heads=True, **registration) -> dict:
+    def select(self, moving=None, **registration) -> dict:
         """Run the script select_frames; its outputs."""
         outputs = {"table": self.path("selection", "V"), "grid": self.folder / "selection" / "V.head"}
         options = {**OPTIONS["registration"], **registration}
-        script("select_frames").main(
-            self.frames, self.paths("sources"), self.paths("zeropoints"), self.paths("wcs") if heads else [], outputs,
-            OPTIONS["selection"], options, moving,
-        )  # fmt: skip
+        inputs = {"sources": self.paths("sources"), "zero_points": self.paths("zeropoints")}
+        inputs |= {"heads": self.paths("wcs"), "images": []}
+        script("select_frames").main(self.frames, inputs, outputs, OPTIONS["selection"], options, moving)
         return outputs
 
     def stack(self, moving=None, stack=None, **registration) -> products.Image:

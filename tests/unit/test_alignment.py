@@ -9,9 +9,9 @@ from astropy.table import Table
 from skies import distorted_plate
 from test_quality import OPTIONS, row
 
-from nightflow import alignment, astrometry, plates, quality, resampling, sharedstars, skygrid, tying
+from nightflow import alignment, astrometry, plates, products, quality, resampling, sharedstars, skygrid, tying
 from nightflow.astrometry import Solution
-from nightflow.products import RejectedFrame
+from nightflow.products import Image, RejectedFrame
 from nightflow.steps import UserError
 
 REGISTRATION = {
@@ -269,6 +269,46 @@ def test_a_few_shared_stars_do_not_turn_a_frame():
     for matrix in tying.corrections(stars, frames):
         corners = np.array([(x, y, 1) for x in (0, 1000) for y in (0, 1000)]).T
         assert np.abs((matrix @ corners - corners)[:2]).max() < 0.3
+
+
+# ------------------------------------------------------------------------------------------- by correlation
+
+
+def nebula(folder, name, dx, dy, ratio=1.0, shape=(200, 220), noise=1.0):
+    """A frame of smooth light and no star, and what is known of it."""
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    light = 40 * np.exp(-((x - 110 + dx) ** 2 / 800 + (y - 90 + dy) ** 2 / 300))
+    light += 25 * np.exp(-((x - 70 + dx) ** 2 / 90 + (y - 120 + dy) ** 2 / 250))
+    data = ratio * light + np.random.default_rng(ord(name)).normal(0, noise, shape)
+    image = Image(data.astype(np.float32), np.zeros(shape, np.uint16), np.ones(shape, np.float32), fits.Header())
+    products.write_image(folder / f"{name}.fits", image)
+    return alignment.Frame(star_table(dx, dy, ratio), header(shape), None, folder / f"{name}.fits")
+
+
+def test_images_without_stars_are_shifted(tmp_path):
+    """A nebula, nothing else: shifts to 0.1 px, also of a frame through clouds; too far or none are verdicts."""
+    frames = {
+        "a": nebula(tmp_path, "a", 0.0, 0.0),
+        "b": nebula(tmp_path, "b", 7.3, -12.6, ratio=0.5),
+        "c": nebula(tmp_path, "c", 28.0, 3.0),
+        "d": nebula(tmp_path, "d", 0.0, 0.0, ratio=0.0),
+        "e": nebula(tmp_path, "e", 0.0, 0.0, shape=(200, 210)),
+    }
+    rows = [row(name, fwhm=2.5 if name == "a" else 3.0) for name in frames]
+    options = REGISTRATION | {"engine": "correlation", "search": 20, "region": None}
+    table, grid = alignment.select_and_align(rows, frames, OPTIONS, options)
+    assert list(table["used"]) == [True, True, False, False, False] and grid["NAXIS1"] == 220
+    np.testing.assert_allclose(quality.matrix_of(table[1])[:2, 2], [7.3, -12.6], atol=0.1)
+    assert table["flux_scale"][1] == pytest.approx(2.0, rel=1e-6)
+    words = ["more than registration.search, 20 px", "its correlation with the reference is", "frames of one size"]
+    assert all(word in reason for word, reason in zip(words, table["reason"][2:], strict=True))
+
+
+def test_a_region_that_does_not_fit_is_said(tmp_path):
+    frames = {name: nebula(tmp_path, name, 0.0, 0.0) for name in "ab"}
+    options = REGISTRATION | {"engine": "correlation", "search": 20, "region": [5, 100, 30, 100]}
+    table, _ = alignment.select_and_align([row("a"), row("b")], frames, OPTIONS, options)
+    assert "columns 5 to 100" in table["reason"][1] and "do not fit into 220 x 200 px" in table["reason"][1]
 
 
 # ------------------------------------------------------------------------------------------------ as given

@@ -8,11 +8,11 @@ from snakemake.utils import update_config
 MODULES = (
     "__init__ alignment asterisms astrometry astrometry_net badpixels bayer "
     "calibration characterisation charts combination combine commands configuration "
-    "cosmicrays detector explain extinction failures fluxscales frames fringes "
-    "headervalues instruments inventory joining lacosmic lights lineage masters "
-    "matching measurement medians motion noisecorrelation page photometry "
-    "photontransfer planning plate_matching plate_search plates pointing previews "
-    "products programs prov provenance quality rawfiles reference "
+    "cosmicrays crosscorrelation detector explain extinction failures fluxscales "
+    "frames fringes headervalues instruments inventory joining lacosmic lights "
+    "lineage masters matching measurement medians motion noisecorrelation page "
+    "photometry photontransfer planning plate_matching plate_search plates pointing "
+    "previews products programs prov provenance quality rawfiles reference "
     "reference_catalogues registration rejection report resampling scenes sharedstars "
     "simulate simulate_detector simulate_effects simulate_headers simulate_noise "
     "simulate_settings simulate_sky simulate_sources simulate_truth sky skygrid "
@@ -449,6 +449,12 @@ def check_registration():
 
 
 check_registration()
+
+
+def images_to_register():
+    """Input function: the frames of a group themselves, where the engine of registration looks at their pixels."""
+    pixels = config["registration"]["engine"] == "correlation"
+    return group_files("subtracted", ".fits") if pixels else []
 
 
 def moving_target(target):

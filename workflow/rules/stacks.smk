@@ -3,6 +3,7 @@ rule select_frames:
         sources=group_files("sources", ".fits"),
         zero_points=solved("zeropoints", ".tsv"),
         heads=solved("wcs", ".head"),
+        images=images_to_register(),
         transforms=config["registration"]["transforms"] or [],
     output:
         table=f"{RESULTS}/selection/{{target}}/{{filter}}.tsv",

@@ -3,13 +3,13 @@
 from nightflow import alignment, astrometry, products, quality, solving, steps
 
 
-def main(frames, sources, zero_points, heads, output, selection_options, registration_options, moving):
-    nothing = [None] * len(frames)
+def main(frames, inputs, output, selection_options, registration_options, moving):
     rows, found = [], {}
-    for frame, path, table, head in zip(frames, sources, zero_points or nothing, heads or nothing, strict=True):
+    columns = [inputs[name] or [None] * len(frames) for name in ("sources", "zero_points", "heads", "images")]
+    for frame, path, table, head, image in zip(frames, *columns, strict=True):
         try:
             stars, header = products.read_table(path)
-            found[frame] = alignment.Frame(stars, header, head)
+            found[frame] = alignment.Frame(stars, header, head, image)
             rows.append(quality.measures(frame, header, header["NSTARS"], solving.zero_point_of(table)))
         except products.RejectedFrame as verdict:
             rows.append({"frame": frame, "reason": verdict.reason})
@@ -22,9 +22,7 @@ if "snakemake" in globals():
     with steps.logged(snakemake.log[0], snakemake.input):
         main(
             snakemake.params.frames,
-            snakemake.input.sources,
-            snakemake.input.zero_points,
-            snakemake.input.heads,
+            dict(snakemake.input.items()),
             dict(snakemake.output.items()),
             snakemake.params.selection,
             snakemake.params.registration,

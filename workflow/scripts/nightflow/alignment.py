@@ -14,7 +14,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 from astropy.io import fits
 
-from nightflow import fluxscales, motion, quality, registration, resampling, sharedstars, skygrid, tying
+from nightflow import (
+    crosscorrelation,
+    fluxscales,
+    motion,
+    products,
+    quality,
+    registration,
+    resampling,
+    sharedstars,
+    skygrid,
+    tying,
+)
 from nightflow.products import RejectedFrame
 from nightflow.registration import Transform
 from nightflow.steps import UserError
@@ -31,11 +42,14 @@ class Frame:
         With NFXSIZE and NFYSIZE (pixels), EXPTIME and the time.
     head : path-like or None
         Its plate solution, where that step was run.
+    image : path-like or None
+        Its pixels, for engines that look at them.
     """
 
     sources: object
     header: fits.Header
     head: str | os.PathLike | None = None
+    image: str | os.PathLike | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -160,21 +174,19 @@ def _without_solution(table, frames: Mapping[str, Frame]) -> dict[str, RejectedF
 def by_stars(frames: Mapping[str, Frame], reference: str, table, options: Mapping) -> Alignment:
     """Engine ``astroalign``: asterisms, on the grid of the reference frame."""
     transforms = registration.register_group({name: f.sources for name, f in frames.items()}, reference, options)
-    cd_matrix = None
-    if frames[reference].head is not None:
-        try:
-            cd_matrix = _cd_matrix(frames[reference].solution())
-        except RejectedFrame:
-            cd_matrix = None
-    return Alignment(transforms, _size(frames[reference].shape), cd_matrix)
+    return Alignment(transforms, _size(frames[reference].shape), _cd_matrix_of(frames[reference]))
 
 
 def _size(shape: tuple[int, int]) -> fits.Header:
     return fits.Header([("NAXIS1", shape[1]), ("NAXIS2", shape[0])])
 
 
-def _cd_matrix(solution: skygrid.SolvedFrame) -> np.ndarray:
-    return np.asarray(solution.wcs.pixel_scale_matrix, dtype=float)
+def _cd_matrix_of(frame: Frame) -> np.ndarray | None:
+    """The CD matrix of a frame's plate solution, if it has one."""
+    try:
+        return np.asarray(frame.solution().wcs.pixel_scale_matrix, dtype=float)
+    except RejectedFrame:
+        return None
 
 
 def by_sky(frames: Mapping[str, Frame], reference: str, table, options: Mapping) -> Alignment:
@@ -224,6 +236,43 @@ def _flux_factors(names: list[str], stars: sharedstars.SharedStars, reference: s
     return fluxscales.from_stars(stars, names, exposures, zero_points, reference)
 
 
+def by_correlation(frames: Mapping[str, Frame], reference: str, table, options: Mapping) -> Alignment:
+    """Engine ``correlation``: shifts of whole images, on the grid of the reference frame."""
+    target = products.read_image(frames[reference].image).data
+    transforms: dict[str, Transform | RejectedFrame] = {reference: registration.identity()}
+    exposures = {str(row["frame"]): float(row["exptime"]) for row in table}
+    for name, frame in frames.items():
+        if name != reference:
+            try:
+                matrix = _correlated(products.read_image(frame.image).data, target, options)
+            except RejectedFrame as verdict:
+                transforms[name] = verdict
+                continue
+            ratio = registration.flux_ratio(frame.sources, frames[reference].sources, matrix, options["match_radius"])
+            transforms[name] = Transform(
+                matrix, np.nan, 0, *(ratio or (exposures[reference] / exposures[name], np.nan))
+            )
+    return Alignment(transforms, _size(frames[reference].shape), _cd_matrix_of(frames[reference]))
+
+
+def _correlated(data: np.ndarray, target: np.ndarray, options: Mapping) -> np.ndarray:
+    """Matrix that shifts a frame onto the reference."""
+    if data.shape != target.shape:
+        raise RejectedFrame("cannot be registered: correlation needs frames of one size")
+    try:
+        shift = crosscorrelation.find_shift(data, target, options["search"], options["region"])
+    except ValueError as error:
+        raise RejectedFrame(f"cannot be registered: {error} (registration.region, registration.search)") from error
+    if shift.significance < _LEAST_CORRELATION:
+        raise RejectedFrame(f"cannot be registered: its correlation with the reference is {shift.correlation:.3g}")
+    if shift.at_edge:
+        raise RejectedFrame(f"cannot be registered: shifted by more than registration.search, {options['search']} px")
+    return np.array([[1.0, 0.0, shift.x], [0.0, 1.0, shift.y], [0.0, 0.0, 1.0]])
+
+
+_LEAST_CORRELATION = 8.0  # sigma; among thousands of shifts, noise reaches five
+
+
 def as_given(frames: Mapping[str, Frame], reference: str, table, options: Mapping) -> Alignment:
     """Engine ``given``: the transforms of a table, on the grid of the reference frame."""
     rows = read_transforms(options["transforms"])
@@ -231,7 +280,7 @@ def as_given(frames: Mapping[str, Frame], reference: str, table, options: Mappin
         name: rows.get(name) or RejectedFrame(f"registration.transforms has no row for it ({options['transforms']})")
         for name in frames
     }
-    return Alignment(transforms, _size(frames[reference].shape))
+    return Alignment(transforms, _size(frames[reference].shape), _cd_matrix_of(frames[reference]))
 
 
 def read_transforms(path: str | os.PathLike) -> dict[str, Transform]:
@@ -269,7 +318,9 @@ def read_transforms(path: str | os.PathLike) -> dict[str, Transform]:
 
 _GIVEN = ("xx", "xy", "x0", "yx", "yy", "y0", "flux_scale")
 
-ENGINES = {"astroalign": by_stars, "wcs": by_sky, "swarp": by_sky, "given": as_given}
+ENGINES = {
+    "astroalign": by_stars, "wcs": by_sky, "swarp": by_sky, "correlation": by_correlation, "given": as_given,
+}  # fmt: skip
 #: Engines that need plate solutions.
 SKY_ENGINES = ("wcs", "swarp")
 

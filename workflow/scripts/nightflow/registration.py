@@ -372,6 +372,20 @@ def _flux_scale(frame: _StarList, reference: _StarList, i: np.ndarray, j: np.nda
     return scale, float(scale * excess / np.sqrt((1 / sigma[kept] ** 2).sum())) if kept.any() else np.nan
 
 
+def flux_ratio(sources, reference_sources, matrix: np.ndarray, radius: float) -> tuple[float, float] | None:
+    """Factor that brings a frame's fluxes to the reference's scale, and its error, where `matrix` is known.
+
+    None where fewer than three stars lie within `radius` pixels of each other.
+    """
+    from scipy.spatial import KDTree
+
+    frame, reference = _star_list(sources), _star_list(reference_sources)
+    if min(len(frame.x), len(reference.x)) < 3:
+        return None
+    i, j = _mutual_nearest(matrix, frame, reference, KDTree(np.column_stack(reference.xy)), radius)
+    return _flux_scale(frame, reference, i, j) if len(i) >= 3 else None
+
+
 def _weighted_median(values: np.ndarray, weights: np.ndarray) -> float:
     order = np.argsort(values, kind="stable")
     cumulative = np.cumsum(weights[order])
