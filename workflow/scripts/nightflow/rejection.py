@@ -39,7 +39,6 @@ _REJECTED_LOW, _REJECTED_HIGH = np.float32(-1), np.float32(-2)
 _STRONGLY = np.float32(-2)  # added to them
 _LEAST_FOR_WINSORISING, _LEAST_FOR_FIT = 4, 5
 _WINSOR_POINT, _WINSOR_FACTOR = 1.5, 1.134
-_GOLDEN = 0.6180339887498949
 
 
 class Rejector(NamedTuple):
@@ -419,28 +418,36 @@ def _judge_linear_fit(column, suspect, rejector, kept):
 def _deviations_from_line(values):
     """Deviations of sorted values from their line of least absolute deviations against rank.
 
-    For a given slope the best intercept is the median; the sum is convex in the slope, and a golden section finds it.
+    The line goes through two of the points. Of those through a given point the best has the slope that is the weighted
+    median of the slopes to the others, and the point where it ends is the next to turn about, as long as that helps
+    (Wesolowsky 1981, Communications in Statistics B 10, 479).
     """
-    rank = np.arange(len(values)) - 0.5 * (len(values) - 1)
-    low, high = 0.0, np.diff(values).max()
-    a, b = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
-    at_a, at_b = _absolute_deviation(values - a * rank), _absolute_deviation(values - b * rank)
-    for _ in range(30):
-        if at_a <= at_b:
-            high, b, at_b = b, a, at_a
-            a = high - _GOLDEN * (high - low)
-            at_a = _absolute_deviation(values - a * rank)
-        else:
-            low, a, at_a = a, b, at_b
-            b = low + _GOLDEN * (high - low)
-            at_b = _absolute_deviation(values - b * rank)
-    levelled = values - 0.5 * (low + high) * rank
-    return levelled - np.median(levelled)
+    rank = np.arange(len(values))
+    pivot, least = len(values) // 2, np.inf
+    best = values
+    for _ in range(len(values)):
+        partner = _weighted_median_slope(values, pivot)
+        slope = (values[partner] - values[pivot]) / (partner - pivot)
+        deviation = values - values[pivot] - slope * (rank - pivot)
+        total = np.abs(deviation).sum()
+        if total >= least * (1 - 1e-12):
+            break
+        pivot, least, best = partner, total, deviation
+    return best
 
 
 @numba.njit(nogil=True, cache=True)
-def _absolute_deviation(values):
-    return np.abs(values - np.median(values)).sum()
+def _weighted_median_slope(values, pivot):
+    """The point to which the slope is the median of all, weighted by the distance in rank."""
+    distance = np.arange(len(values)) - pivot
+    slopes = (values - values[pivot]) / np.where(distance == 0, 1, distance)
+    half = 0.5 * np.abs(distance).sum()
+    weight = 0
+    for i in np.argsort(slopes):
+        weight += abs(distance[i])
+        if i != pivot and weight >= half:
+            return i
+    return pivot - 1
 
 
 @numba.njit(nogil=True, cache=True)
