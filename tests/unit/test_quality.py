@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import yaml
 
 from nightflow import quality
 from nightflow.products import RejectedFrame
@@ -137,6 +138,22 @@ def test_weights_use_the_flux_scale():
 def test_weights_without_the_measure_are_equal():
     rows = [row("a", sky_std=np.nan), row("b", sky_std=5.0)]
     assert list(quality.frame_weights(quality.make_table(rows), "inverse_variance")) == [1, 1]
+
+
+def test_a_column_as_weights():
+    """Values of a column are the weights as they are; a column that is not positive everywhere makes all alike."""
+    rows = [quality.measures(f"f{k}", {"FWHM": 2.0 + k}, 10, 24.0 - 25 * k) for k in range(3)]
+    table = quality.make_table(rows)
+    np.testing.assert_allclose(quality.frame_weights(table, "fwhm"), np.array([2, 3, 4]) / 3)
+    assert list(quality.frame_weights(table, "zero_point")) == [1, 1, 1]
+    assert list(quality.frame_weights(table, "flux_scale")) == [1, 1, 1]
+
+
+def test_every_column_of_weights_is_in_the_schema(root):
+    """The configuration allows the names that the library knows, and no others."""
+    schema = yaml.safe_load((root / "workflow" / "schemas" / "config.schema.yaml").read_text(encoding="utf-8"))
+    names = schema["properties"]["selection"]["properties"]["weights"]["enum"]
+    assert set(names) == {*quality.WEIGHTS, *quality.WEIGHT_COLUMNS}
 
 
 def test_unknown_weights():

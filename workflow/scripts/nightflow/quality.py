@@ -29,6 +29,8 @@ _LIMITS = {
 _FLOATS = ("fwhm", "ellipticity", "sky", "sky_std", "exptime", "zero_point")
 _MATRIX = ("xx", "xy", "x0", "yx", "yy", "y0")
 TRANSFORM = (*_MATRIX, "rms", "flux_scale", "flux_scale_error")
+#: Columns of a selection that can be weights.
+WEIGHT_COLUMNS = ("n_stars", *_FLOATS, "n_matched", "rms", "flux_scale", "flux_scale_error")
 _LEAST_FRAMES_FOR_SPREAD = 5
 
 
@@ -144,7 +146,8 @@ def frame_weights(table, scheme: str) -> np.ndarray:
         ``flux_scale`` is taken as 1 where the column is missing.
     scheme : str
         ``none`` (all alike), ``exposure``, ``inverse_variance`` (of the sky, on the reference's flux scale),
-        ``seeing`` (1 / FWHM^2) or ``stars``. Where a measure is missing for a frame in use, all weigh alike.
+        ``seeing`` (1 / FWHM^2) or ``stars``; or a column of numbers, whose values are the weights as they are. Where
+        one is missing or not positive for a frame in use, all weigh alike.
 
     Raises
     ------
@@ -160,9 +163,16 @@ def frame_weights(table, scheme: str) -> np.ndarray:
             "seeing": 1 / np.asarray(table["fwhm"], dtype=float) ** 2,
             "stars": np.asarray(table["n_stars"], dtype=float),
         }
-    if scheme not in schemes:
-        raise ValueError(f"selection.weights is {scheme!r}, must be one of {', '.join(WEIGHTS)}")
-    used, weights = np.asarray(table["used"], dtype=bool), schemes[scheme]
+    if scheme not in (*schemes, *WEIGHT_COLUMNS):
+        allowed = f"{', '.join(WEIGHTS)} or a column: {', '.join(WEIGHT_COLUMNS)}"
+        raise ValueError(f"selection.weights is {scheme!r}, must be one of {allowed}")
+    if scheme in schemes:
+        weights = schemes[scheme]
+    elif scheme in table.colnames:
+        weights = np.asarray(table[scheme], dtype=float)
+    else:  # not measured yet
+        weights = schemes["none"]
+    used = np.asarray(table["used"], dtype=bool)
     if not (np.isfinite(weights[used]) & (weights[used] > 0)).all():
         weights = schemes["none"]
     return np.where(used, weights / weights[used].mean(), 0.0) if used.any() else np.zeros(len(table))
