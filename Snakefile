@@ -14,6 +14,7 @@ include: "workflow/rules/masters.smk"
 include: "workflow/rules/frames.smk"
 include: "workflow/rules/solve.smk"
 include: "workflow/rules/stacks.smk"
+include: "workflow/rules/catalogues.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/simulate.smk"
 

@@ -6,18 +6,19 @@ from snakemake.utils import update_config
 
 # The library. Its files are named one by one, since a remote module fetches only what is named.
 MODULES = (
-    "__init__ alignment asterisms astrometry astrometry_net badpixels bayer "
-    "calibration characterisation charts combination combine commands configuration "
-    "cosmicrays crosscorrelation detector explain extinction failures fluxscales "
-    "frames fringes headervalues instruments inventory joining lacosmic lights "
-    "lineage masters matching measurement medians motion noisecorrelation page "
+    "__init__ alignment asterisms astrometry astrometry_net badpixels barycentre "
+    "bayer calibration catalogues characterisation charts combination combine "
+    "commands composites configuration cosmicrays crosscorrelation crossmatch "
+    "detector ensemble explain extinction failures fluxscales forced frames fringes "
+    "headervalues instruments inventory joining lacosmic lightcurve_plots lightcurves "
+    "lights lineage masters matching measurement medians motion noisecorrelation page "
     "photometry photontransfer planning plate_matching plate_search plates pointing "
-    "previews products programs prov provenance quality rawfiles reference "
-    "reference_catalogues registration rejection report resampling scenes sharedstars "
-    "simulate simulate_detector simulate_effects simulate_headers simulate_noise "
-    "simulate_settings simulate_sky simulate_sources simulate_truth sky skygrid "
-    "skymatching solving sources stackheader stacking steps swarp trails tying verify "
-    "weakness zero_points "
+    "previews products programs prov provenance psf_photometry quality rawfiles "
+    "reference reference_catalogues regions registration rejection report resampling "
+    "scenes sharedstars simulate simulate_detector simulate_effects simulate_headers "
+    "simulate_noise simulate_settings simulate_sky simulate_sources simulate_truth "
+    "sky skygrid skymatching solving sources stackheader stacking steps swarp trails "
+    "tying verify wavelengths weakness zero_points "
 ).split()
 
 
@@ -41,6 +42,7 @@ from nightflow import (
     provenance,
     steps,
     verify,
+    wavelengths,
 )
 from nightflow.matching import NoCalibration
 
@@ -76,6 +78,8 @@ SECTIONS["solve"] = [
 ]
 SECTIONS["select"] = [*SECTIONS["solve"], "selection", "registration"]
 SECTIONS["stack"] = [*SECTIONS["select"], "stack"]
+SECTIONS["catalogue"] = [*SECTIONS["stack"], "catalogue"]
+SECTIONS["lightcurves"] = [*SECTIONS["catalogue"], "lightcurves"]
 PLANNING_ONLY = (
     "library",
     "file",
@@ -531,6 +535,93 @@ TEMPLATES = {
 }
 
 
+def catalogues():
+    """Catalogues of the stacks, and of the targets over their filters."""
+    if config["catalogue"]["engine"] == "none":
+        return []
+    groups = [f"{target}/{name}" for target, name in PLAN.stacks]
+    targets = sorted({target for target, _ in PLAN.stacks})
+    return [f"{RESULTS}/catalogues/{name}.fits" for name in (*groups, *targets)]
+
+
+def filters_of(target):
+    """What tells the stacks of a target apart: their filters, mostly."""
+    return known(
+        {
+            t: [name for other, name in PLAN.stacks if other == t]
+            for t, _ in PLAN.stacks
+        },
+        target,
+        "target",
+    )
+
+
+def files_of_target(folder):
+    """Input function: one file of each stack of a target."""
+
+    def files(wildcards):
+        return [
+            f"{RESULTS}/{folder}/{wildcards.target}/{name}.fits"
+            for name in filters_of(wildcards.target)
+        ]
+
+    return files
+
+
+def light_curves():
+    """Light curves of the stacks with enough frames."""
+    least = config["lightcurves"]["min_frames"]
+    if least is None or config["catalogue"]["engine"] == "none":
+        return []
+    return [
+        f"{RESULTS}/lightcurves/{target}/{name}.fits"
+        for (target, name), frames in PLAN.stacks.items()
+        if len(frames) >= least
+    ]
+
+
+def row_of_light_curve(frame):
+    """What the light curves must know of a frame."""
+    columns = ("frame", "mjd_mid", "exptime", "airmass", "ra", "dec", "site")
+    return {name: getattr(frame, name) for name in columns}
+
+
+def star_of(wildcards):
+    return config["lightcurves"]["stars"].get(wildcards.target)
+
+
+def channels_of(target):
+    """Stacks for red, green and blue of a target's colour picture, None where it has no such three."""
+    return wavelengths.choose(filters_of(target), config["composite"]["filters"])
+
+
+def files_of_channels(folder):
+    """Input function: one file for each of red, green and blue."""
+
+    def files(wildcards):
+        channels = channels_of(wildcards.target)
+        if channels is None:
+            stop(
+                f"target {wildcards.target!r} has no three filters for a colour picture: set composite.filters"
+            )
+        return [
+            f"{RESULTS}/{folder}/{wildcards.target}/{name}.fits" for name in channels
+        ]
+
+    return files
+
+
+def colour_pictures():
+    if config["catalogue"]["engine"] == "none":
+        return []
+    targets = sorted({target for target, _ in PLAN.stacks})
+    return [
+        f"{RESULTS}/composites/{target}.png"
+        for target in targets
+        if channels_of(target)
+    ]
+
+
 def products_of_a_night(wildcards):
     """Everything that `all` asks for."""
     if config["raw_dir"] is None:
@@ -540,7 +631,8 @@ def products_of_a_night(wildcards):
         )
     if config["night"]:
         return products_of_frames(config["night"])
-    return [*stacks(), f"{RESULTS}/report/index.html"]
+    made = [*stacks(), *catalogues(), *light_curves(), *colour_pictures()]
+    return [*made, f"{RESULTS}/report/index.html"]
 
 
 def products_of_frames(night):

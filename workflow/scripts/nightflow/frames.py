@@ -64,6 +64,8 @@ class Frame:
         For a channel of a one-shot colour frame the filter in the beam, which its flats share; no column.
     state : list of int
         Size in bytes and time of change (ns) of the file when it was scanned; no column.
+    site : dict
+        ``latitude``, ``longitude`` (degrees, east positive) and ``height`` (m), None where unknown; no column.
     """
 
     frame: str
@@ -96,6 +98,7 @@ class Frame:
     detector: dict = field(default_factory=dict, repr=False)
     glass: str | None = None
     state: list[int] = field(default_factory=list, repr=False)
+    site: dict = field(default_factory=dict, repr=False)
 
     def reject(self, reason: str) -> None:
         self.status, self.reason = REJECTED, reason
@@ -129,7 +132,7 @@ class Frame:
         }
 
 
-COLUMNS = [column.name for column in fields(Frame) if column.name not in ("detector", "glass", "state")]
+COLUMNS = [column.name for column in fields(Frame) if column.name not in ("detector", "glass", "site", "state")]
 
 
 def slug(text: str | None, empty: str) -> str:
@@ -317,6 +320,7 @@ def _describe(frame: Frame, name: str, hdu: dict, values: dict, dialect: Instrum
     if frame.kind == "bias":
         frame.exptime = frame.exptime or 0.0
     where = {key: site.get(key) if site.get(key) is not None else values.get(f"site_{key}") for key in _SITE}
+    frame.site = where
     _set_times(frame, values.get("mjd_start"), where["longitude"])
     frame.airmass = values.get("airmass") or airmass(frame.ra, frame.dec, frame.mjd_mid, where)
     _judge(frame, hdu, dialect, excluded)

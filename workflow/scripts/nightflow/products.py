@@ -15,7 +15,7 @@ import os
 import platform
 import re
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field
@@ -311,13 +311,18 @@ def write_table(path: str | os.PathLike, table, header: fits.Header, name: str) 
     name : str
         EXTNAME of the table.
     """
+    write_tables(path, {name: table}, header)
+
+
+def write_tables(path: str | os.PathLike, tables: Mapping, header: fits.Header) -> None:
+    """Write several tables, by name, as one product."""
     primary = fits.PrimaryHDU(header=clean_header(header))
     primary.header["NFVERS"] = (__version__, "nightflow version")
-    write_fits(path, [primary, _extension(name, table)])
+    write_fits(path, [primary, *(_extension(name, table) for name, table in tables.items())])
 
 
-def read_table(path: str | os.PathLike):
-    """Read a table product.
+def read_table(path: str | os.PathLike, name: str | int = 1):
+    """Read a table product; of one with several tables the first, or that called `name`.
 
     Returns
     -------
@@ -334,9 +339,9 @@ def read_table(path: str | os.PathLike):
 
     with fits.open(path, memmap=False) as hdus:
         raise_if_rejected(hdus[0].header)
-        table = Table({name: _native_column(hdus[1].data[name]) for name in hdus[1].columns.names})
+        table = Table({column: _native_column(hdus[name].data[column]) for column in hdus[name].columns.names})
         for number, column in enumerate(table.colnames, start=1):
-            table[column].unit = hdus[1].header.get(f"TUNIT{number}")
+            table[column].unit = hdus[name].header.get(f"TUNIT{number}")
         return table, hdus[0].header.copy()
 
 

@@ -219,6 +219,31 @@ def detect_sources(image: Image, options: Mapping | None = None) -> QTable:
     return _source_table(shapes, image.header.get("BUNIT", "electron"))
 
 
+def measure_at(image: Image, x, y, fwhm: float, options: Mapping | None = None) -> dict:
+    """Positions, fluxes and shapes of sources that something else has found.
+
+    Parameters
+    ----------
+    image : `~nightflow.products.Image`
+        Sky-subtracted pixels with uncertainty and mask.
+    x, y : ndarray, shape (n,)
+        px, brightest source first.
+    fwhm : float
+        Of the stars, px: width of the windows.
+    options : mapping, optional
+        ``aperture`` (radius in FWHM).
+
+    Returns
+    -------
+    dict of str to ndarray, shape (n,)
+        Columns as `detect_sources` has them, without units, and ``moved``, the distance of the centre from (x, y).
+    """
+    bad = ((image.mask & int(UNUSABLE)) != 0) | ~np.isfinite(image.data) | ~np.isfinite(image.uncertainty)
+    pixels = np.where(bad, np.float32(0), image.data)
+    measured = _measure(pixels, bad, image, x, y, fwhm / FWHM_OF_SIGMA, {**DETECTION_DEFAULTS, **(options or {})})
+    return {name: column for name, column in measured.items() if name != "sigma"}
+
+
 def _find_peaks(pixels, bad, image, sigma, options):
     """Positions (px) of the local maxima of the filtered image, brightest first, one for each saturated star."""
     filtered = _difference_of_gaussians(pixels, sigma)

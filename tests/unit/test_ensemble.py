@@ -1,0 +1,103 @@
+"""Differential photometry: zero points recovered, variable stars left out, no star compared with itself."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from nightflow import ensemble
+
+STARS, FRAMES = 40, 60
+
+
+def night(seed=1, noise=0.004, missing=0.0, gradient=0.0):
+    """True magnitudes, zero points and measured ones with photon noise; the first star varies by 0.1 mag."""
+    rng = np.random.default_rng(seed)
+    own = np.sort(rng.uniform(10, 14, STARS))
+    zero = 0.3 * np.sin(np.arange(FRAMES) / 9) + rng.normal(0, 0.05, FRAMES)
+    position = rng.uniform(-1, 1, (STARS, 2))
+    error = np.repeat(noise * 10 ** (0.2 * (own[:, None] - 12)), FRAMES, axis=1)
+    truth = own[:, None] + zero + gradient * np.outer(position[:, 0], np.linspace(-1, 1, FRAMES))
+    variation = 0.05 * np.sin(np.arange(FRAMES) / 5)
+    measured = truth + rng.normal(0, 1, truth.shape) * error
+    measured[0] += variation
+    measured[rng.random(truth.shape) < missing] = np.nan
+    return {"own": own, "zero": zero, "position": position, "error": error, "m": measured, "variation": variation}
+
+
+def solved(n, eligible=None, **options):
+    eligible = np.ones(STARS, bool) if eligible is None else eligible
+    return ensemble.solve(n["m"], n["error"], n["position"], n["own"], eligible, **options)
+
+
+@pytest.mark.parametrize("missing", [0.0, 0.3])
+def test_zero_points_and_magnitudes_come_out(missing):
+    n = night(missing=missing)
+    found = solved(n)
+    assert found.model == ensemble.CONSTANT and not found.members[0]
+    assert np.std(found.frame_zero_points - n["zero"]) < 0.002
+    differential = n["m"] - found.zero_points
+    assert np.nanstd(differential[0] - n["variation"] - n["own"][0]) < 1.3 * n["error"][0, 0]
+    assert abs(np.nanmean(differential, axis=1) - n["own"])[1:].max() < 0.01
+
+
+@pytest.mark.accuracy
+def test_pulls_of_all_stars_are_one():
+    """Differential magnitudes scatter as photon noise and the error of the zero point say, members or not."""
+    pulls = []
+    for seed in range(5):
+        n = night(seed)
+        found = solved(n)
+        differential = (n["m"] - found.zero_points)[1:]
+        sigma = np.sqrt(n["error"] ** 2 + found.zero_errors**2)[1:]
+        pulls.append((differential - differential.mean(axis=1, keepdims=True)) / sigma)
+    pull = float(np.std(pulls) * np.sqrt(FRAMES / (FRAMES - 1)))
+    print(f"pull of {STARS - 1} stars in 5 nights: {pull:.3f}")
+    assert 0.95 < pull < 1.05
+
+
+def test_a_member_is_not_compared_with_itself():
+    """The brightest star of three varies; against itself its variation would be damped."""
+    n = night(noise=0.002)
+    rows = slice(0, 3)
+    found = ensemble.solve(n["m"][rows], n["error"][rows], n["position"][rows], n["own"][rows], np.ones(3, bool))
+    differential = (n["m"][rows] - found.zero_points)[0]
+    slope = np.polyfit(n["variation"], differential, 1)[0]
+    assert abs(slope - 1) < 0.05
+
+
+def test_a_gradient_that_turns_is_taken_up_by_a_plane():
+    """A drift over a vignetted field: magnitudes change in proportion to the place, frame by frame."""
+    n = night(gradient=0.03)
+    found = solved(n)
+    assert found.model == ensemble.PLANE
+    differential = n["m"] - found.zero_points
+    faint = np.nanstd(differential[1:10], axis=1) / n["error"][1:10, 0]
+    assert faint.max() < 1.6
+
+
+def test_eligible_stars_alone_are_members():
+    eligible = np.arange(STARS) % 2 == 1
+    assert not solved(night(), eligible).members[~eligible].any()
+
+
+def test_a_cloudy_frame_is_told_by_its_excess():
+    n = night()
+    n["m"][:, 7] += np.random.default_rng(3).normal(0, 0.05, STARS)
+    found = solved(n)
+    assert found.frame_excess[7] > 0.015 and np.delete(found.frame_excess, 7).max() < 0.005
+
+
+def test_too_few_stars():
+    n = night()
+    with pytest.raises(ensemble.NoEnsemble, match="at least 2"):
+        solved(n, np.arange(STARS) < 1)
+    with pytest.raises(ensemble.NoEnsemble, match="no star"):
+        solved(n, np.zeros(STARS, bool))
+
+
+def test_a_frame_without_a_star_has_no_zero_point():
+    n = night()
+    n["m"][:, 5] = np.nan
+    found = solved(n)
+    assert np.isnan(found.zero_points[:, 5]).all() and np.isfinite(np.delete(found.frame_zero_points, 5)).all()

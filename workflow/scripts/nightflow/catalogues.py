@@ -1,0 +1,246 @@
+"""Catalogues of stacks: what is there, where, how bright, and how sure that is."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+import numpy as np
+from astropy.io import fits
+
+from nightflow import photometry, sky, sources
+from nightflow.products import UNUSABLE, Image, MaskBit, RejectedFrame
+from nightflow.sources import FWHM_OF_SIGMA
+
+_TYPICAL_FWHM = 3.0  # px, where no star tells
+_NEIGHBOUR = 0.1  # of a source's flux, from which another within two FWHM makes it blended
+_MAGNITUDE = 2.5 / np.log(10)
+
+
+def make(image: Image, options: Mapping, sections: Mapping):
+    """Catalogue of a stack.
+
+    Parameters
+    ----------
+    image : `~nightflow.products.Image`
+        Stack. Its header gets FWHM and ELLIPT of the stars, and the cards of the apertures.
+    options : mapping
+        Section ``catalogue`` of the configuration.
+    sections : mapping
+        Sections ``photometry``, ``sources`` and ``sky``.
+
+    Returns
+    -------
+    `~astropy.table.Table`
+        Brightest first; without any source it has all columns and no row.
+    """
+    image = without_sky(image, sections)
+    stars = sources.detect_sources(image, sections["photometry"])
+    fwhm, ellipticity, number = sources.seeing(stars)
+    if np.isfinite(fwhm):
+        image.header["FWHM"] = (float(fwhm), "[pix] median of the stars")
+        image.header["ELLIPT"] = (float(ellipticity), "median ellipticity of the stars")
+    image.header["NSTARS"] = (int(number), "stars that FWHM was measured on")
+    fwhm = fwhm if np.isfinite(fwhm) else _TYPICAL_FWHM
+    x, y, kron = ENGINES[options["engine"]](image, fwhm, options)
+    table = _measured(image, x, y, fwhm, sections["photometry"], options)
+    for name, (values, unit) in kron.items():
+        table[name] = values[table["found"]]
+        table[name].unit = unit or None
+    table.remove_column("found")
+    photometry.measure_apertures(image, table, sections["photometry"])
+    if "aperture_flux" not in table.colnames:
+        for name in ("aperture_flux", "aperture_flux_err"):
+            table[name] = np.full((len(table), len(sections["photometry"]["apertures"]) + 1), np.nan)
+    if options["psf"]:
+        _add_psf(image, table, fwhm)
+    return calibrated(table, image.header)
+
+
+def without_sky(image: Image, sections: Mapping) -> Image:
+    """The stack without what is left of the sky: what was no source on the frames may be one now."""
+    hidden = sources.source_mask(image.data, image.mask & int(UNUSABLE), sections["sources"])
+    mask = (image.mask & int(UNUSABLE)) | np.where(hidden, int(MaskBit.SOURCE), 0).astype(np.uint16)
+    if (mask == 0).mean() < 0.02:
+        return image
+    background, _ = sky.sky_model(image.data, mask, sections["sky"])
+    data = np.subtract(image.data, background, dtype=np.float32)
+    return Image(data, image.mask, image.uncertainty, image.header, image.extensions)
+
+
+def _find_segments(image: Image, fwhm: float, options: Mapping):
+    """Engine ``segmentation``: connected pixels above the threshold, deblended; with Kron photometry."""
+    from photutils.segmentation import SourceCatalog, deblend_sources, detect_sources
+    from scipy.ndimage import gaussian_filter
+
+    bad = _unusable(image)
+    if bad.all():
+        return np.zeros(0), np.zeros(0), _kron_columns(None)
+    data = np.where(bad, np.float32(0), image.data)
+    sigma = max(fwhm, 1.5) / FWHM_OF_SIGMA
+    smooth = gaussian_filter(data, sigma, truncate=3)
+    limit = options["threshold"] * _smoothed_noise(image, bad, smooth, sigma)
+    with _quiet():
+        segments = detect_sources(smooth, limit, n_pixels=options["npixels"], mask=bad)
+        if segments is None:
+            return np.zeros(0), np.zeros(0), _kron_columns(None)
+        if options["deblend"]:
+            segments = deblend_sources(
+                smooth, segments, n_pixels=options["npixels"], n_levels=options["deblend_levels"],
+                contrast=options["deblend_contrast"], progress_bar=False,
+            )  # fmt: skip
+        noise = np.where(bad, np.float32(0), image.uncertainty)
+        found = SourceCatalog(data, segments, convolved_data=smooth, error=noise, mask=bad,
+                              kron_params=(options["kron_factor"], 1.4, 0.0))  # fmt: skip
+        order = np.argsort(-np.nan_to_num(found.segment_flux), kind="stable")
+        kron = {name: (values[order], unit) for name, (values, unit) in _kron_columns(found).items()}
+        # the brightest pixel: the centre of gravity of a star with a neighbour in its wings is off
+        return found.max_value_xindex[order].astype(float), found.max_value_yindex[order].astype(float), kron
+
+
+def _smoothed_noise(image: Image, bad: np.ndarray, smooth: np.ndarray, sigma: float) -> np.ndarray:
+    """Standard deviation of the smoothed stack: of independent pixels, scaled to what the fainter half shows."""
+    white = np.where(bad, np.inf, image.uncertainty) / (2 * np.sqrt(np.pi) * sigma)
+    ratio = (smooth / white)[~bad][::7]
+    if not ratio.size:
+        return white
+    median = np.median(ratio)
+    return white * max(1.0, float(1.4826 * np.median(median - ratio[ratio < median])))
+
+
+def _kron_columns(found) -> dict:
+    empty = np.zeros(0)
+    values = [empty] * 3 if found is None else [found.kron_flux, found.kron_flux_err, found.kron_radius]
+    area = empty if found is None else found.area
+    names = ("kron_flux", "kron_flux_err", "kron_radius")
+    units = ("", "", "")
+    columns = {n: (np.asarray(getattr(v, "value", v), float), u) for n, v, u in zip(names, values, units, strict=True)}
+    columns["area"] = (np.asarray(getattr(area, "value", area), dtype=float), "pix2")
+    return columns
+
+
+def _find_peaks(image: Image, fwhm: float, options: Mapping):
+    """Engine ``daofind``: peaks of the image filtered with a star (Stetson 1987, PASP 99, 191)."""
+    from photutils.detection import DAOStarFinder
+
+    bad = _unusable(image)
+    data = np.where(bad, np.float32(0), image.data)
+    if bad.all():
+        return np.zeros(0), np.zeros(0), {}
+    noise = float(np.median(image.uncertainty[~bad]))
+    with _quiet():
+        found = DAOStarFinder(threshold=options["threshold"] * noise, fwhm=fwhm)(data, mask=bad)
+    if found is None:
+        return np.zeros(0), np.zeros(0), {}
+    order = np.argsort(-np.asarray(found["flux"]), kind="stable")
+    return np.asarray(found["x_centroid"])[order], np.asarray(found["y_centroid"])[order], {}
+
+
+def _find_stars(image: Image, fwhm: float, options: Mapping):
+    """Engine ``peaks``: the finder of the single frames, for stars on crowded or nebulous ground."""
+    found = sources.detect_sources(image, {"detection_threshold": options["threshold"]})
+    return tuple(np.asarray(found[name].value, dtype=float) for name in ("x", "y")) + ({},)
+
+
+ENGINES = {"segmentation": _find_segments, "daofind": _find_peaks, "peaks": _find_stars}
+
+
+def _unusable(image: Image) -> np.ndarray:
+    return ((image.mask & int(UNUSABLE)) != 0) | ~np.isfinite(image.data) | ~np.isfinite(image.uncertainty)
+
+
+def _quiet():
+    import warnings
+    from contextlib import ExitStack
+
+    from astropy.utils.exceptions import AstropyWarning
+
+    stack = ExitStack()
+    stack.enter_context(warnings.catch_warnings())
+    warnings.simplefilter("ignore", AstropyWarning)  # remarks of the deblender on single sources
+    return stack
+
+
+def _measured(image: Image, x, y, fwhm: float, photometry_options: Mapping, options: Mapping):
+    """Positions, shapes and flags of what was found; ``found`` is each row's number among the detections."""
+    from astropy.table import Table
+
+    x, y = (np.asarray(c[: options["max_sources"]], dtype=float) for c in (x, y))
+    columns = sources.measure_at(image, x, y, fwhm, photometry_options)
+    lost = ~(columns["moved"] < max(fwhm / 2, 1.5))
+    columns["x"], columns["y"] = np.where(lost, x, columns["x"]), np.where(lost, y, columns["y"])
+    # a peak of noise among many is high, its aperture is not
+    real = np.flatnonzero(columns["snr"] >= options["threshold"])
+    order = real[np.argsort(-columns["flux"][real], kind="stable")]
+    table = Table()
+    table["id"] = np.arange(1, len(order) + 1, dtype=np.int32)
+    for name in ("x", "y", "fwhm", "ellipticity", "theta", "flux", "flux_err", "peak", "snr", "flags"):
+        table[name] = columns[name][order]
+    flux = np.nan_to_num(np.asarray(table["flux"], dtype=float))
+    table["blended"] = ~photometry.isolated(np.asarray(table["x"]), np.asarray(table["y"]), flux, 2 * fwhm, _NEIGHBOUR)
+    table["found"] = order
+    return table
+
+
+def _add_psf(image: Image, table, fwhm: float) -> None:
+    from nightflow import psf_photometry
+
+    try:
+        fluxes = psf_photometry.measure(image, table, fwhm)
+    except RejectedFrame as verdict:
+        logging.warning("no PSF photometry: %s", verdict.reason)
+        fluxes = {name: np.full(len(table), np.nan) for name in psf_photometry.COLUMNS}
+    for name, values in fluxes.items():
+        table[name] = values
+
+
+def calibrated(table, header: fits.Header):
+    """The table in electrons per second and magnitudes, with sky coordinates, units on every column.
+
+    Parameters
+    ----------
+    table : `~astropy.table.Table`
+        Fluxes in the unit of the stack.
+    header : `~astropy.io.fits.Header`
+        Of the stack: EXPTIME, BUNIT, NOISECOR (noise of a sum over that of independent pixels), MAGZP and the WCS where
+        they are known.
+    """
+    from nightflow.pointing import celestial_wcs
+
+    exptime = header.get("EXPTIME") or np.nan
+    correlation = header.get("NOISECOR", 1.0)
+    for name in [name for name in table.colnames if name.endswith("flux_err")]:
+        table[name] = np.asarray(table[name], dtype=float) * correlation
+    table["snr"] = np.asarray(table["snr"], dtype=float) / correlation
+    rate, error = photometry.total_rates(table, header)
+    wcs = celestial_wcs(header)
+    x, y = (np.asarray(table[name], dtype=float) for name in ("x", "y"))
+    unknown = np.full(len(table), np.nan)
+    ra, dec = (unknown, unknown) if wcs is None or not len(table) else wcs.all_pix2world(x, y, 0)
+    table.add_columns([ra, dec], names=["ra", "dec"], indexes=[3, 3])
+    table.remove_columns(["flux", "flux_err"])
+    table["rate"], table["rate_err"] = rate, error
+    for name in [name for name in table.colnames if name.endswith(("_flux", "_flux_err"))]:
+        table[name.replace("_flux", "_rate")] = np.asarray(table[name], dtype=float) / exptime
+        table.remove_column(name)
+    for prefix in ("", "kron_", "psf_"):
+        if f"{prefix}rate" in table.colnames:
+            _add_magnitudes(table, prefix, header.get("MAGZP", np.nan))
+    unit = header.get("BUNIT", "electron")
+    units = {"x": "pix", "y": "pix", "ra": "deg", "dec": "deg", "fwhm": "pix", "theta": "rad", "peak": unit}
+    for name in table.colnames:
+        table[name].unit = units.get(name, table[name].unit) or None
+        if name.endswith(("rate", "rate_err")):
+            table[name].unit = f"{unit} / s"
+    return table
+
+
+def _add_magnitudes(table, prefix: str, zero_point: float) -> None:
+    rate, error = (np.asarray(table[f"{prefix}{name}"], dtype=float) for name in ("rate", "rate_err"))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        instrumental = np.where(rate > 0, -2.5 * np.log10(rate), np.nan)
+        columns = {"mag_inst": instrumental, "mag": instrumental + zero_point}
+        columns["mag_err"] = np.where(rate > 0, _MAGNITUDE * error / rate, np.nan)
+    for name, values in columns.items():
+        table[prefix + name] = values
+        table[prefix + name].unit = "mag"
