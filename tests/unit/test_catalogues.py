@@ -91,7 +91,7 @@ def test_kron_and_psf_fluxes_are_those_of_the_stars(options):
 
 
 def test_two_stars_that_touch_are_two_and_blended(options):
-    image = render([100.0, 106.0, 40.0], [80.0, 80.0, 150.0], [2e5, 1e5, 2e5])
+    image = render([100.0, 105.0, 40.0], [80.0, 80.0, 150.0], [2e5, 1e5, 2e5])
     table = made(image, options)
     assert len(table) == 3 and table["blended"].sum() == 2
     assert len(made(image, options, deblend=False)) == 2
