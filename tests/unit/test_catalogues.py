@@ -91,10 +91,12 @@ def test_kron_and_psf_fluxes_are_those_of_the_stars(options):
 
 
 def test_two_stars_that_touch_are_two_and_blended(options):
-    image = render([100.0, 105.0, 40.0], [80.0, 80.0, 150.0], [2e5, 1e5, 2e5])
+    """5 px from each other at 3 px FWHM."""
+    x, y = spread(8, 2, apart=40)
+    image = render([*x, x[0] + 5.0], [*y, y[0]], [2e5] * 8 + [1e5])
     table = made(image, options)
-    assert len(table) == 3 and table["blended"].sum() == 2
-    assert len(made(image, options, deblend=False)) == 2
+    assert len(table) == 9 and table["blended"].sum() == 2
+    assert len(made(image, options, deblend=False)) == 8
 
 
 def test_correlated_noise_enters_the_errors(options):

@@ -85,8 +85,10 @@ def _find_segments(image: Image, fwhm: float, options: Mapping):
         if segments is None:
             return np.zeros(0), np.zeros(0), _kron_columns(None)
         if options["deblend"]:
+            # in an image sharper than that in which faint sources are found
+            sharp = gaussian_filter(data, 0.5 * sigma, truncate=3)
             segments = deblend_sources(
-                smooth, segments, n_pixels=options["npixels"], n_levels=options["deblend_levels"],
+                sharp, segments, n_pixels=options["npixels"], n_levels=options["deblend_levels"],
                 contrast=options["deblend_contrast"], progress_bar=False,
             )  # fmt: skip
         noise = np.where(bad, np.float32(0), image.uncertainty)
