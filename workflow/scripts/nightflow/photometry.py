@@ -202,3 +202,24 @@ def total_rates(table, header: fits.Header) -> tuple[np.ndarray, np.ndarray]:
     return tuple(
         np.asarray(table[name], dtype=float)[:, main] * factor for name in ("aperture_flux", "aperture_flux_err")
     )
+
+
+def standard_rates(table, header: fits.Header) -> tuple[np.ndarray, np.ndarray, float]:
+    """Total fluxes of sources per second as for standard stars, their errors, and the relative error that they share.
+
+    A frame that shows little but a standard star may have no aperture correction. Then the flux in the largest
+    aperture, which counts as total, takes its place.
+
+    Returns
+    -------
+    rate, error : ndarray, shape (n,)
+    common : float
+    """
+    if header.get("APCORN") or "aperture_flux" not in table.colnames:
+        rate, error = total_rates(table, header)
+        return rate, error, float(header.get("APCORERR", 0.0)) / float(header.get("APCOR", 1.0))
+    exptime = header.get("EXPTIME") or np.nan
+    rate, error = (
+        np.asarray(table[name], dtype=float)[:, -1] / exptime for name in ("aperture_flux", "aperture_flux_err")
+    )
+    return rate, error, 0.0
