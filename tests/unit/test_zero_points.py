@@ -103,9 +103,9 @@ def test_no_zero_point_says_why(change, sentence):
 
 
 def test_depth_and_sky_brightness():
-    assert np.isclose(zero_points.sky_brightness(25.0, 100.0 * 60 * 4, 60.0, 2.0), 20.0)
-    assert np.isnan(zero_points.sky_brightness(25.0, -1.0, 60.0, 2.0))
+    assert np.isclose(zero_points.magnitude_of(25.0, zero_points.sky_rate(100.0 * 60 * 4, 60.0, 2.0)), 20.0)
+    assert np.isnan(zero_points.magnitude_of(25.0, zero_points.sky_rate(-1.0, 60.0, 2.0)))
     noise = 10.0
-    limit = zero_points.limiting_magnitude(25.0, noise, 4.0, 1.1, 60.0)
+    limit = zero_points.magnitude_of(25.0, zero_points.limiting_rate(noise, 4.0, 1.1, 60.0))
     flux = 10 ** (-0.4 * (limit - 25.0)) * 60 / 1.1
     assert np.isclose(flux / (noise * np.sqrt(np.pi * 16)), 5.0)

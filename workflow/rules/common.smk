@@ -17,8 +17,8 @@ MODULES = (
     "reference reference_catalogues regions registration rejection report resampling "
     "scenes sharedstars simulate simulate_detector simulate_effects simulate_headers "
     "simulate_noise simulate_settings simulate_sky simulate_sources simulate_truth "
-    "sky skygrid skymatching solving sources stackheader stacking steps swarp trails "
-    "tying verify wavelengths weakness zero_points "
+    "sky skygrid skymatching solving sources stackheader stacking standards steps "
+    "swarp trails transfer tying verify wavelengths weakness zero_points "
 ).split()
 
 
@@ -76,7 +76,7 @@ SECTIONS["solve"] = [
     "reference_catalogue",
     "zero_points",
 ]
-SECTIONS["select"] = [*SECTIONS["solve"], "selection", "registration"]
+SECTIONS["select"] = [*SECTIONS["solve"], "standards", "selection", "registration"]
 SECTIONS["stack"] = [*SECTIONS["select"], "stack"]
 SECTIONS["catalogue"] = [*SECTIONS["stack"], "catalogue"]
 SECTIONS["lightcurves"] = [*SECTIONS["catalogue"], "lightcurves"]
@@ -167,6 +167,7 @@ wildcard_constraints:
     master="(bias|dark|flat|library)_[A-Za-z0-9._-]+",
     fringe="fringe_[A-Za-z0-9._-]+",
     mosaic="levels_[A-Za-z0-9._-]+",
+    photometric="[A-Za-z0-9._-]+",
     badpixels="badpixels_[A-Za-z0-9._-]+",
     target="[A-Za-z0-9][A-Za-z0-9._-]*",
     filter="[A-Za-z0-9][A-Za-z0-9._-]*",
@@ -486,13 +487,68 @@ def sections_of_solve():
 
 def solved(folder, suffix):
     """Input function: one file of the solve step for each frame in a stack's group, none where it is left out."""
-    return [] if SOLVER == "none" else group_files(folder, suffix)
+    return group_files(folder, suffix) if SOLVES else []
 
 
 def zero_points(lights):
-    if SOLVER == "none":
-        return []
-    return [f"{RESULTS}/zeropoints/{frame}.tsv" for frame in lights]
+    return [f"{RESULTS}/zeropoints/{frame}.tsv" for frame in lights if SOLVES]
+
+
+def find_standards():
+    """Whether there is a table of standard stars; a sentence where it is not what the configuration says."""
+    section = config["standards"]
+    if section["file"] is None:
+        return False
+    if not Path(section["file"]).is_file():
+        stop(f"standards.file {section['file']!r} not found")
+    targets = {frame.target for frame in PLAN.lights.values()}
+    if PLAN.lights and not targets >= set(section["targets"]):
+        lacking = ", ".join(sorted(set(section["targets"]) - targets))
+        stop(
+            f"standards.targets names {lacking}; the targets are {', '.join(sorted(targets))}"
+        )
+    return True
+
+
+STANDARDS = find_standards()
+SOLVES = SOLVER != "none" or STANDARDS
+NIGHTS = planning.photometric_nights(PLAN.lights) if STANDARDS else {}
+NIGHT_OF = {frame.frame: name for name, frames in NIGHTS.items() for frame in frames}
+
+
+def standards_of_night(wildcards):
+    """Measured standards of the frames of a night and filter that show them."""
+    targets = config["standards"]["targets"]
+    frames = known(NIGHTS, wildcards.photometric, "night with a filter")
+    return [
+        f"{RESULTS}/standards/{frame.frame}.tsv"
+        for frame in frames
+        if not targets or frame.target in targets
+    ]
+
+
+def night_and_filter(wildcards):
+    first = known(NIGHTS, wildcards.photometric, "night with a filter")[0]
+    return {"night": first.night, "filter": first.filter}
+
+
+def night_of_group(wildcards):
+    """Name of the night and filter of each of a stack's frames, if there are standards."""
+    return {f.frame: NIGHT_OF[f.frame] for f in group(wildcards) if f.frame in NIGHT_OF}
+
+
+def nights_of_group(wildcards):
+    """Zero points of the nights of a stack's frames."""
+    names = sorted(set(night_of_group(wildcards).values()))
+    return [f"{RESULTS}/nights/{name}.tsv" for name in names]
+
+
+def nights():
+    return [f"{RESULTS}/nights/{name}.tsv" for name in NIGHTS]
+
+
+def row_of_standards(frame):
+    return {**row_of_solve(frame), "path": frame.path}
 
 
 def selections():

@@ -4,6 +4,7 @@ rule report:
         sky=expand(f"{RESULTS}/sky/{{frame}}.tsv", frame=PLAN.lights),
         detectors=detector_tables(),
         zero_points=zero_points(PLAN.lights),
+        nights=nights(),
         selections=selections(),
         stacks=stacks(),
         masters=all_masters(),
@@ -45,8 +46,8 @@ rule report:
         ],
         summary=f"{RESULTS}/report/summary.txt",
         provenance=f"{RESULTS}/provenance.json",
-        zero_points=f"{RESULTS}/zeropoints.tsv" if SOLVER != "none" else [],
-        extinction=f"{RESULTS}/extinction.tsv" if SOLVER != "none" else [],
+        zero_points=f"{RESULTS}/zeropoints.tsv" if SOLVES else [],
+        extinction=f"{RESULTS}/extinction.tsv" if SOLVES else [],
     log:
         f"{RESULTS}/logs/report.log",
     benchmark:
@@ -60,6 +61,7 @@ rule report:
     params:
         templates=lambda wildcards: TEMPLATES,
         results=lambda wildcards, output: str(Path(output.quality).parent),
+        night_of=NIGHT_OF,
         preview_size=config["report"]["preview_size"],
         code=code("report"),
     script:

@@ -4,6 +4,7 @@ rule select_frames:
         zero_points=solved("zeropoints", ".tsv"),
         heads=solved("wcs", ".head"),
         images=images_to_register(),
+        nights=nights_of_group,
         transforms=config["registration"]["transforms"] or [],
     output:
         table=f"{RESULTS}/selection/{{target}}/{{filter}}.tsv",
@@ -20,6 +21,7 @@ rule select_frames:
         mem_mb=memory(1),
     params:
         frames=lambda wildcards: [f.frame for f in group(wildcards)],
+        night_of=lambda wildcards: night_of_group(wildcards),
         selection=options("selection"),
         registration=options("registration"),
         moving=lambda wildcards: moving_target(wildcards.target),
@@ -33,6 +35,7 @@ rule stack:
     input:
         frames=group_files("subtracted", ".fits"),
         solved=solved("photometry", ".fits"),
+        nights=nights_of_group,
         heads=solved("wcs", ".head"),
         selection=f"{RESULTS}/selection/{{target}}/{{filter}}.tsv",
         grid=f"{RESULTS}/selection/{{target}}/{{filter}}.head",
@@ -52,6 +55,7 @@ rule stack:
         options=options("stack"),
         detection=options("photometry"),
         registration=options("registration"),
+        night_of=lambda wildcards: night_of_group(wildcards),
         configuration=digest("stack"),
         code=code("stack"),
     script:

@@ -1,16 +1,17 @@
 """Gather the tables of a run and write its report."""
 
-from nightflow import charts, extinction, page, prov, report, steps
+from nightflow import charts, page, prov, report, steps
 from nightflow.configuration import write_if_changed
 
 
-def main(inputs, output, templates, results, preview_size):
+def main(inputs, output, templates, results, preview_size, night_of):
     frames, sky = report.read_tables([inputs["frames"]]), report.read_tables(inputs["sky"])
     quality = report.quality_table(frames, sky, report.read_tables(inputs["selections"]))
-    detector, zero_points = report.gather_rows(inputs["detectors"]), report.gather_rows(inputs["zero_points"])
+    detector = report.gather_rows(inputs["detectors"])
+    zero_points, extinction = report.zero_point_tables(inputs["zero_points"], inputs["nights"], night_of)
     tables = {"sky": sky, "quality": quality, "detector": detector}
     if inputs["zero_points"]:
-        tables |= {"zero_points": zero_points, "extinction": extinction.table(zero_points.to_dict("records"))}
+        tables |= {"zero_points": zero_points, "extinction": extinction}
     for name, table in tables.items():
         report.write_table(output[name], table)
     stacks = report.describe_stacks(inputs["stacks"])
@@ -36,4 +37,5 @@ if "snakemake" in globals():
             snakemake.params.templates,
             snakemake.params.results,
             snakemake.params.preview_size,
+            snakemake.params.night_of,
         )

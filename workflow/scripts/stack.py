@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from nightflow import alignment, astrometry, products, quality, solving, stackheader, stacking, steps, swarp
+from nightflow import alignment, astrometry, products, quality, solving, stackheader, stacking, steps, swarp, transfer
 
 
-def main(inputs, output, options, detection, registration, configuration, threads):
+def main(inputs, output, options, detection, registration, night_of, configuration, threads):
     try:
         selected = [row for row in quality.read_selection(inputs["selection"]) if row["used"]]
         if not selected:
@@ -14,7 +14,8 @@ def main(inputs, output, options, detection, registration, configuration, thread
         reference = next(row["frame"] for row in selected if row["reference"])
         header = products.read_header(paths[reference])
         if reference in solved:
-            astrometry.set_wcs(header, solving.stack_cards(solved[reference]))
+            night = transfer.nights_of_frames(inputs["nights"], night_of).get(reference)
+            astrometry.set_wcs(header, solving.stack_cards(solved[reference], night))
         grid = astrometry.read_head(inputs["grid"])
         astrometry.set_wcs(header, grid)
         frames = []
@@ -43,6 +44,7 @@ if "snakemake" in globals():
             snakemake.params.options,
             snakemake.params.detection,
             snakemake.params.registration,
+            snakemake.params.night_of,
             snakemake.params.configuration,
             snakemake.threads,
         )

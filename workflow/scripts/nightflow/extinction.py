@@ -10,7 +10,7 @@ import numpy as np
 from nightflow.zero_points import weighted_fit
 
 COLUMNS = "night filter n airmass_min airmass_max extinction extinction_error zero_point zero_point_error".split()
-COLUMNS += ["scatter", "remark"]
+COLUMNS += ["scatter", "source", "remark"]
 _LEAST_FRAMES, _LEAST_RANGE = 4, 0.2
 _OUTLIER_SIGMA = 3.0
 
@@ -66,8 +66,15 @@ def _without_clouds(airmass, zero_point) -> np.ndarray:
     return near if near.sum() >= _LEAST_FRAMES else np.ones(len(airmass), dtype=bool)
 
 
-def table(rows: Sequence[dict]):
-    """`nightly_extinction` as a table with all columns.
+def table(rows: Sequence[dict], nights: Sequence[dict] = ()):
+    """`nightly_extinction` as a table with all columns, and what the standard stars of the nights say.
+
+    Parameters
+    ----------
+    rows : sequence of dict
+        Of ``zeropoints.tsv``, as text.
+    nights : sequence of dict
+        Rows of `nightflow.transfer`, as text.
 
     Returns
     -------
@@ -75,7 +82,7 @@ def table(rows: Sequence[dict]):
     """
     import pandas as pd
 
-    return pd.DataFrame(nightly_extinction(rows), columns=COLUMNS)
+    return pd.DataFrame([*nightly_extinction(rows), *nights], columns=COLUMNS)
 
 
 def nightly_extinction(rows: Sequence[dict]) -> list[dict]:
@@ -88,5 +95,6 @@ def nightly_extinction(rows: Sequence[dict]) -> list[dict]:
             groups[row["night"], row["filter"]].append(values)
     found = []
     for (night, band), values in sorted(groups.items()):
-        found.append({"night": night, "filter": band, **fit_extinction(*np.array(values).T)})
+        fit = fit_extinction(*np.array(values).T)
+        found.append({"night": night, "filter": band, **fit, "source": "catalogue"})
     return found

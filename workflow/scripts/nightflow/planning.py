@@ -282,6 +282,15 @@ def _bad_pixels_from(light: Frame, masters: dict[str, Master]) -> tuple[str | No
     return light.dark, light.flat
 
 
+def photometric_nights(lights: dict[str, Frame]) -> dict[str, list[Frame]]:
+    """Lights of one night, filter, chip and gain, which share a zero point outside the atmosphere, by name."""
+    groups = defaultdict(list)
+    for light in lights.values():
+        parts = (light.night or "undated", light.instrument, light.chip, light.gain_setting, light.filter)
+        groups["_".join(slug(str(part), "x").replace("_", "-") for part in parts if part)].append(light)
+    return dict(sorted(groups.items()))
+
+
 def find_mosaics(masters: dict[str, Master]) -> dict[str, list[Master]]:
     """Raw flats of several chips that are to share one normalisation, by name."""
     groups = defaultdict(list)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from nightflow import page, previews, products, weakness
+from nightflow import extinction, page, previews, products, transfer, weakness
 from nightflow.configuration import write_if_changed
 
 _IDENTITY = ["frame", "target", "filter", "date_obs"]
@@ -29,6 +29,27 @@ def gather_rows(paths: Sequence[str]) -> pd.DataFrame:
     """Rows of several tab-separated tables as text, in one."""
     tables = [pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False) for path in paths]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame({"camera": [], "warning": []})
+
+
+def zero_point_tables(frames: Sequence[str], nights: Sequence[str], night_of: dict[str, str]):
+    """Zero points of the frames, those of the nights' standard stars where a frame has none, and the extinction.
+
+    Parameters
+    ----------
+    frames, nights : sequence of path-like
+        Tables of `nightflow.solving` and of `nightflow.transfer`.
+    night_of : dict of str to str
+        Name of each frame's night.
+
+    Returns
+    -------
+    zero_points, extinction : DataFrame
+    """
+    own = gather_rows(frames)
+    fitted = transfer.nights_of_frames(nights, night_of)
+    rows = [transfer.completed(row, fitted.get(row["frame"])) for row in own.to_dict("records")]
+    told = extinction.table(own.to_dict("records"), [transfer.read(path) for path in nights])
+    return pd.DataFrame(rows, columns=own.columns), told
 
 
 def quality_table(frames: pd.DataFrame, sky: pd.DataFrame, selection: pd.DataFrame) -> pd.DataFrame:

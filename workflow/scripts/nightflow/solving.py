@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 from astropy.io import fits
 
-from nightflow import astrometry, photometry, plate_matching, reference_catalogues, zero_points
+from nightflow import astrometry, photometry, plate_matching, pointing, reference_catalogues, transfer, zero_points
 from nightflow.astrometry import Solution
 from nightflow.products import replacing
 from nightflow.reference_catalogues import ReferenceStars
@@ -21,7 +21,7 @@ from nightflow.zero_points import NoZeroPoint, ZeroPoint
 #: Columns of the table of zero points.
 COLUMNS = "frame target filter date_obs night airmass wcs_status ra dec pixel_scale wcs_rms wcs_stars".split()
 COLUMNS += "zero_point error systematic scatter n colour_term colour_term_error system source".split()
-COLUMNS += "aperture aperture_correction sky_brightness limiting_magnitude remark".split()
+COLUMNS += "aperture aperture_correction sky_rate limiting_rate sky_brightness limiting_magnitude remark".split()
 
 
 def read_catalogue(path: str | None, section: Mapping, row: Mapping) -> ReferenceStars | None:
@@ -66,6 +66,7 @@ def solve_frame(sources, header: fits.Header, row: Mapping, catalogue: Reference
     _add_columns(sources, header, solution, zero_point)
     values = {
         **_row_of(header, row, solution, zero_point),
+        **_depth(header, zero_point, _pixel_scale(solution, header, row, sections["astrometry"])),
         "remark": "; ".join(filter(None, (solution.reason, remark))),
     }
     return solution, values
@@ -150,25 +151,37 @@ def _row_of(header: fits.Header, row: Mapping, solution: Solution, zero_point: Z
             "scatter": zero_point.scatter, "n": zero_point.n, "colour_term": zero_point.colour_term,
             "colour_term_error": zero_point.colour_term_error, "system": header["MAGSYS"], "source": header["MAGZPSRC"],
         }  # fmt: skip
-        values |= _depth(header, zero_point, values.get("pixel_scale"))
     return values
 
 
-def _depth(header: fits.Header, zero_point: ZeroPoint, scale: float) -> dict:
-    """Sky brightness and limiting magnitude, into the header too."""
+def _depth(header: fits.Header, zero_point: ZeroPoint | None, scale: float | None) -> dict:
+    """Brightness of the sky and of the faintest stars as fluxes and, with a zero point, as magnitudes, in cards too."""
     exptime, sky, noise = (header.get(card) for card in ("EXPTIME", "SKYMED", "SKYSTD"))
     if not exptime or sky is None or noise is None:
         return {}
-    brightness = zero_points.sky_brightness(zero_point.value, sky, exptime, scale)
-    depth = zero_points.limiting_magnitude(
-        zero_point.value, noise, header.get("APRADIUS", np.nan), header.get("APCOR", 1.0), exptime
-    )
-    found = {"sky_brightness": brightness, "limiting_magnitude": depth}
-    comments = {"SKYMAG": "[mag/arcsec2] brightness of the sky", "MAGLIM": "[mag] 5 sigma in the main aperture"}
-    for (card, comment), value in zip(comments.items(), found.values(), strict=True):
-        if np.isfinite(value):
-            header[card] = (value, comment)
+    aperture = header.get("APRADIUS", np.nan), header.get("APCOR", 1.0)
+    found = {"limiting_rate": zero_points.limiting_rate(noise, *aperture, exptime)}
+    if scale:
+        found["sky_rate"] = zero_points.sky_rate(sky, exptime, scale)
+    if zero_point is None:
+        return found
+    cards = {
+        "sky_brightness": ("sky_rate", "SKYMAG", "[mag/arcsec2] brightness of the sky"),
+        "limiting_magnitude": ("limiting_rate", "MAGLIM", "[mag] 5 sigma in the main aperture"),
+    }
+    for name, (rate, card, comment) in cards.items():
+        found[name] = zero_points.magnitude_of(zero_point.value, found.get(rate, np.nan))
+        if np.isfinite(found[name]):
+            header[card] = (found[name], comment)
     return found
+
+
+def _pixel_scale(solution: Solution, header: fits.Header, row: Mapping, options: Mapping) -> float | None:
+    """Arcsec, from the solution or else from what header and configuration say."""
+    if solution.plate is not None:
+        return solution.plate.pixel_scale
+    scale = pointing.pointing_of(header, row, options).scale
+    return None if scale is None else float(np.sqrt(scale[0] * scale[1]))
 
 
 def write_zero_points(path: str | os.PathLike, rows: list[dict]) -> None:
@@ -192,9 +205,9 @@ def read_zero_points(path: str | os.PathLike) -> list[dict]:
         return list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
 
 
-def zero_point_of(path: str | os.PathLike | None) -> float:
-    """Zero point of a frame from its table; NaN without one."""
-    rows = read_zero_points(path) if path else []
+def zero_point_of(path: str | os.PathLike | None, night: Mapping | None = None) -> float:
+    """Zero point of a frame from its table, or else from its night's (`nightflow.transfer`); NaN without either."""
+    rows = [transfer.completed(row, night) for row in read_zero_points(path)] if path else []
     return float(rows[0]["zero_point"]) if rows and rows[0]["zero_point"] else np.nan
 
 
@@ -228,11 +241,24 @@ def adapt_zero_point(header: fits.Header, method: str, flux_scales, exptime: flo
 _STACK_CARDS = "WCSSTAT WCSRMS WCSNREF WCSREASN MAGZP MAGZPERR MAGZPSYS MAGZPSCA MAGZPN MAGZPSRC MAGSYS COLTERM".split()
 
 
-def stack_cards(path: str | os.PathLike) -> fits.Header:
-    """Cards of a solved frame that hold for a stack on its grid and flux scale."""
+def stack_cards(path: str | os.PathLike, night: Mapping | None = None) -> fits.Header:
+    """Cards of a solved frame that hold for a stack on its grid and flux scale; without a zero point the night's."""
     header = fits.getheader(path, 0)
+    if night is not None and "MAGZP" not in header:
+        _set_transferred(header, night)
     wcs = astrometry.wcs_of(header)
     for card in _STACK_CARDS:
         if card in header:
             wcs[card] = (header[card], header.comments[card])
     return wcs
+
+
+def _set_transferred(header: fits.Header, night: Mapping) -> None:
+    try:
+        value, error, systematic = transfer.zero_point_at(night, header.get("AIRMASS"))
+    except NoZeroPoint:
+        return
+    colour_term = float(night["colour_term"] or np.nan)
+    zero_point = ZeroPoint(value, error, systematic, float(night["scatter"]), int(night["n"]), colour_term)
+    _set_zero_point(header, zero_point, night["system"])
+    header["MAGZPSRC"] = (transfer.SOURCE, f"standard stars of the night {night['night']}")

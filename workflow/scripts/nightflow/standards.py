@@ -224,22 +224,19 @@ def measure(stars: Standards, sources, header: fits.Header, row: Mapping, plate:
     i, j = _identified(stars, sources, header, row, plate, radius)
     rate, error, common = photometry.standard_rates(sources, header)
     identity = {name: row.get(name) for name in ("frame", "night", "filter", "airmass")}
+    x, y = (np.asarray(sources[name], dtype=float) for name in ("x", "y"))
     found = []
     for star, source in zip(i, j, strict=True):
         if not rate[source] > _LEAST_SNR * error[source] > 0:
             continue
         found.append({
-            **identity, "star": str(stars.name[star]), "x": float(sources["x"][source] / _unit(sources["x"])),
-            "y": float(sources["y"][source] / _unit(sources["y"])), "magnitude": float(stars.magnitude[star]),
+            **identity, "star": str(stars.name[star]), "x": float(x[source]), "y": float(y[source]),
+            "magnitude": float(stars.magnitude[star]),
             "magnitude_error": float(stars.error[star]), "colour": float(stars.colour[star]),
             "rate": float(rate[source]), "rate_error": float(error[source]), "total_error": common,
             "snr": float(rate[source] / error[source]),
         })  # fmt: skip
     return found
-
-
-def _unit(column):
-    return getattr(column, "unit", None) or 1
 
 
 def _identified(stars, sources, header, row, plate, radius) -> tuple[list[int], list[int]]:
@@ -282,6 +279,17 @@ def _nearest_bright(rows, x, y, reach, sources) -> tuple[list[int], list[int]]:
         if not spoilt[source] and distance[source] < best.get(source, (np.inf,))[0]:
             best[source] = (float(distance[source]), int(star))
     return [star for _, star in best.values()], list(best)
+
+
+def plate_of(header: fits.Header) -> Plate | None:
+    """Plate solution in the header of a solved frame's sources; None where it has none."""
+    if header.get("WCSSTAT") not in ("SOLVED", "HEADER"):
+        return None
+    from nightflow import plates, pointing
+
+    wcs = pointing.celestial_wcs(header)
+    shape = int(header["NFYSIZE"]), int(header["NFXSIZE"])
+    return None if wcs is None else plates.from_wcs(wcs, shape, plates.MAX_ORDER)
 
 
 def write(path: str | os.PathLike, rows: list[dict]) -> None:

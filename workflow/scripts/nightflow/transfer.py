@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -293,3 +294,9 @@ def read(path: str | os.PathLike) -> dict:
     """The row that `write` wrote, as text."""
     with open(path, encoding="utf-8", newline="") as file:
         return next(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+
+
+def nights_of_frames(paths: Sequence[str], night_of: Mapping[str, str]) -> dict[str, dict]:
+    """The night's row for each frame, from the tables' paths and the name of each frame's night."""
+    nights = {Path(path).stem: read(path) for path in paths}
+    return {frame: nights[name] for frame, name in night_of.items() if name in nights}

@@ -176,12 +176,11 @@ def weighted_fit(design, y, variance) -> tuple[float, np.ndarray, np.ndarray]:
     return float(np.sqrt(excess)), coefficients, covariance
 
 
-def sky_brightness(zero_point: float, sky: float, exptime: float, pixel_scale: float) -> float:
-    """Surface brightness of the sky in mag/arcsec^2; NaN where the sky is not above zero.
+def sky_rate(sky: float, exptime: float, pixel_scale: float) -> float:
+    """Brightness of the sky per second and arcsec^2.
 
     Parameters
     ----------
-    zero_point : float
     sky : float
         Per pixel, in the unit of the fluxes.
     exptime : float
@@ -189,16 +188,14 @@ def sky_brightness(zero_point: float, sky: float, exptime: float, pixel_scale: f
     pixel_scale : float
         Arcsec.
     """
-    rate = sky / exptime / pixel_scale**2
-    return float(zero_point - 2.5 * np.log10(rate)) if rate > 0 else np.nan
+    return sky / exptime / pixel_scale**2
 
 
-def limiting_magnitude(zero_point, noise, radius, correction, exptime, significance=5.0) -> float:
-    """Magnitude of a star whose flux is `significance` times its error against the sky.
+def limiting_rate(noise, radius, correction, exptime, significance=5.0) -> float:
+    """Flux per second of a star whose flux is `significance` times its error against the sky.
 
     Parameters
     ----------
-    zero_point : float
     noise : float
         Standard deviation of a pixel of the sky, in the unit of the fluxes.
     radius : float
@@ -208,5 +205,9 @@ def limiting_magnitude(zero_point, noise, radius, correction, exptime, significa
     exptime : float
         s.
     """
-    flux = significance * noise * np.sqrt(np.pi) * radius * correction / exptime
-    return float(zero_point - 2.5 * np.log10(flux)) if flux > 0 else np.nan
+    return significance * noise * np.sqrt(np.pi) * radius * correction / exptime
+
+
+def magnitude_of(zero_point: float, rate: float) -> float:
+    """Magnitude of a flux per second; NaN where it is not above zero."""
+    return float(zero_point - 2.5 * np.log10(rate)) if rate > 0 else np.nan
