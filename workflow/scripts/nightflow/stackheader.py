@@ -161,8 +161,7 @@ def add_measures(image: Image, options: Mapping) -> None:
     if not all(header.get(card) for card in ("MAGZP", "APRADIUS", "APCOR", "EXPTIME")):
         return
     noise = float(np.nanmedian(image.uncertainty)) * header["NOISECOR"]
-    depth = zero_points.limiting_magnitude(
-        header["MAGZP"], noise, header["APRADIUS"], header["APCOR"], header["EXPTIME"]
-    )
+    rate = zero_points.limiting_rate(noise, header["APRADIUS"], header["APCOR"], header["EXPTIME"])
+    depth = zero_points.magnitude_of(header["MAGZP"], rate)
     if np.isfinite(depth):
         header["MAGLIM"] = (round(depth, 4), "[mag] 5 sigma in the main aperture")
