@@ -130,6 +130,16 @@ def test_meshes_are_those_of_photutils(estimator):
     np.testing.assert_allclose(rms[known], boxes.background_rms_mesh[known], rtol=2e-6)
 
 
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 8, 33])
+def test_splines_are_those_of_scipy(n):
+    from scipy.interpolate import make_interp_spline
+
+    knots = np.cumsum(np.random.default_rng(n).uniform(20, 200, n))
+    at = np.linspace(knots[0], knots[-1], 500)
+    expected = make_interp_spline(knots, np.eye(n), k=min(3, n - 1))(at) if n > 1 else np.ones((500, 1))
+    np.testing.assert_allclose(sky._cardinal_splines(knots, at), expected, atol=1e-10)
+
+
 def test_boxes_equal_statistics_of_each():
     """Also looked at in steps, far from zero, and with boxes of equal pixels."""
     rng = np.random.default_rng(9)

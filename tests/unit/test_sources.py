@@ -301,3 +301,13 @@ def test_crowded_field():
     assert np.mean(distance < 1) > 0.93
     assert np.median(distance) < 0.05
     assert fwhm == pytest.approx(np.sqrt(9 + PIXEL), rel=0.05)
+
+
+@pytest.mark.parametrize(("n", "radius"), [(0, 5.0), (1, 5.0), (2, 500.0), (400, 0.0), (400, 3.0), (400, 60.0)])
+def test_close_pairs_are_those_of_a_tree(n, radius):
+    from scipy.spatial import KDTree
+
+    x, y = np.random.default_rng(n).integers(0, 300, (2, n)) + 0.25
+    found = {frozenset(map(int, pair)) for pair in sources.close_pairs(x, y, radius).T}
+    expected = KDTree(np.column_stack((x, y))).query_pairs(radius) if n else set()
+    assert found == {frozenset(pair) for pair in expected}

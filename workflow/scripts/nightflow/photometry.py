@@ -8,7 +8,7 @@ import numpy as np
 from astropy.io import fits
 
 from nightflow.products import UNUSABLE, Image, MaskBit
-from nightflow.sources import DETECTION_DEFAULTS, seeing, stamps
+from nightflow.sources import DETECTION_DEFAULTS, close_pairs, seeing, stamps
 
 DEFAULTS = {**DETECTION_DEFAULTS, "apertures": [1.0, 2.0, 3.0, 4.0]}
 #: Mask bits that make a flux wrong.
@@ -112,11 +112,9 @@ def _growth_stars(table, x, y, fwhm: float, reach: float) -> np.ndarray:
 
 def isolated(x, y, flux, radius: float, share: float) -> np.ndarray:
     """True for each source without another within `radius` that has more than `share` of its flux."""
-    from scipy.spatial import KDTree
-
     alone = np.ones(len(x), dtype=bool)
     if len(x) > 1:
-        i, j = KDTree(np.column_stack((x, y))).query_pairs(radius, output_type="ndarray").T
+        i, j = close_pairs(x, y, radius)
         alone[i[flux[j] > share * flux[i]]] = False
         alone[j[flux[i] > share * flux[j]]] = False
     return alone

@@ -374,14 +374,11 @@ def _smooth_mesh(residual, filter_size: int):
 
 def _interpolate_mesh(values, centres, shape, surface=None):
     """Cubic spline through mesh values at the boxes' true centres, constant beyond the outermost, plus a surface."""
-    from scipy.interpolate import make_interp_spline
-
-    basis = []
-    for n, centre in zip(shape, centres, strict=True):
-        at = np.clip(np.arange(n), centre[0], centre[-1])
-        # splines through unit vectors: interpolation becomes one small matrix an axis
-        k = min(3, centre.size - 1)
-        basis.append(make_interp_spline(centre, np.eye(centre.size), k=k)(at) if k else np.ones((n, 1)))
+    # splines through unit vectors: interpolation becomes one small matrix an axis
+    basis = [
+        _cardinal_splines(centre, np.clip(np.arange(n), centre[0], centre[-1]))
+        for n, centre in zip(shape, centres, strict=True)
+    ]
     if surface is not None:
         degree = 1 if surface.size == 3 else 2
         coefficients = np.zeros((degree + 1, degree + 1))
@@ -391,3 +388,34 @@ def _interpolate_mesh(values, centres, shape, surface=None):
         corner = np.zeros((values.shape[0], degree + 1))
         values = np.block([[values, corner], [np.zeros((degree + 1, values.shape[1])), coefficients]])
     return (basis[0] @ values).astype(np.float32) @ basis[1].T.astype(np.float32)
+
+
+def _cardinal_splines(knots, at):
+    """Cubic splines that are one at a knot and zero at the others, shape (len(at), len(knots)).
+
+    The third derivative is continuous at the first and last inner knot; up to four knots have one polynomial.
+
+    References
+    ----------
+    de Boor (1978), A Practical Guide to Splines, chapter IV.
+    """
+    n = knots.size
+    scale = max(float(np.ptp(knots)), 1.0)
+    knots, at = (knots - knots[0]) / scale, (at - knots[0]) / scale
+    if n <= 4:
+        return np.vander(at, n) @ np.linalg.inv(np.vander(knots, n))
+    step, values = np.diff(knots), np.eye(n)
+    # second derivatives at the knots: continuous slopes at the inner ones, equal third derivatives next to the ends
+    left, right = np.zeros((n, n)), np.zeros((n, n))
+    inner = np.arange(1, n - 1)
+    left[inner, inner - 1], left[inner, inner + 1] = step[:-1], step[1:]
+    left[inner, inner] = 2 * (step[:-1] + step[1:])
+    right[1:-1] = 6 * np.diff(np.diff(values, axis=0) / step[:, None], axis=0)
+    left[0, :3] = step[1], -step[0] - step[1], step[0]
+    left[-1, -3:] = step[-1], -step[-2] - step[-1], step[-2]
+    bend = np.linalg.solve(left, right)
+    piece = np.clip(np.searchsorted(knots, at, side="right") - 1, 0, n - 2)
+    h, u = step[piece][:, None], (at - knots[piece])[:, None]
+    w = h - u
+    curved = (bend[piece] * (w**3 / h - w * h) + bend[piece + 1] * (u**3 / h - u * h)) / 6
+    return curved + (values[piece] * w + values[piece + 1] * u) / h

@@ -502,13 +502,39 @@ def _source_table(columns: dict, unit: str):
 
 def _unique_positions(x, y, distance):
     """True for each source without a brighter (earlier) one nearer than `distance`."""
-    from scipy.spatial import cKDTree
-
     keep = np.ones(x.size, dtype=bool)
     if x.size > 1:
-        pairs = cKDTree(np.column_stack([x, y])).query_pairs(float(distance[0]), output_type="ndarray")
-        keep[pairs.max(axis=1)] = False
+        keep[close_pairs(x, y, float(distance[0])).max(axis=0)] = False
     return keep
+
+
+def close_pairs(x, y, radius: float):
+    """Pairs of positions no farther than `radius` from each other.
+
+    Sorted by one coordinate, each position is compared with the next one, the one after it, and so on, as long as any
+    is near enough in that coordinate.
+
+    Parameters
+    ----------
+    x, y : ndarray, shape (n,)
+    radius : float
+
+    Returns
+    -------
+    pairs : ndarray of int, shape (2, number of pairs)
+        Numbers of the positions of each pair.
+    """
+    order = np.argsort(y, kind="stable")
+    x, y = x[order], y[order]
+    first, pairs = np.arange(len(y)), [np.zeros((2, 0), dtype=np.intp)]
+    for step in range(1, len(y)):
+        first = first[first + step < len(y)]
+        first = first[y[first + step] - y[first] <= radius]
+        if not first.size:
+            break
+        near = first[np.hypot(x[first + step] - x[first], y[first + step] - y[first]) <= radius]
+        pairs.append(order[np.stack([near, near + step])])
+    return np.concatenate(pairs, axis=1)
 
 
 def seeing(table) -> tuple[float, float, int]:
