@@ -1,12 +1,13 @@
 # make demo   reduce a simulated night and say where to look
 # make test   everything that can be checked on this machine
 # make engines  the outside programs that some options use, from Debian's packages, where apt is there
+# make bench  speed against the plain recipe, ccdproc and Siril; BENCH="--pixels 2048 --lights 20" for less of it
 # make lock   renew envs/requirements*.txt from the .in files
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint docs engines lock clean
+.PHONY: demo test lint docs engines bench lock clean
 
 demo: .venv/run
 	$(BIN)/snakemake simulate --cores all --quiet all --config results_dir=demo
@@ -44,6 +45,9 @@ ENGINES := chromium source-extractor scamp swarp astrometry.net astrometry-data-
 
 LOCK := .venv/bin/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --no-header --no-annotate \
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-emit-options
+
+bench: .venv/run
+	$(BIN)/python benchmarks/speed.py $(BENCH)
 
 lock: .venv/run
 	$(BIN)/python -m pip install --quiet pip-tools

@@ -311,3 +311,13 @@ def test_close_pairs_are_those_of_a_tree(n, radius):
     found = {frozenset(map(int, pair)) for pair in sources.close_pairs(x, y, radius).T}
     expected = KDTree(np.column_stack((x, y))).query_pairs(radius) if n else set()
     assert found == {frozenset(pair) for pair in expected}
+
+
+@pytest.mark.parametrize("sigma", [0.4, 1.27, 2.54, 11.0])
+@pytest.mark.parametrize("shape", [(1, 7), (5, 40000), (90, 70)])
+def test_smoothing_is_that_of_scipy(shape, sigma):
+    image = np.random.default_rng(1).normal(1.0, 5.0, shape).astype(np.float32)
+    expected = ndimage.gaussian_filter(image, sigma, mode="constant", truncate=3)
+    smooth = sources.gaussian_smoothed(image, sigma)
+    assert smooth.dtype == image.dtype
+    np.testing.assert_allclose(smooth, expected, atol=1e-5)

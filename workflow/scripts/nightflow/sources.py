@@ -30,6 +30,7 @@ BLOCKS = (4, 16)
 _BLOCK_THRESHOLD = 1.5
 # Standard deviation of white unit noise after the (1, 2, 1)/4 smoothing in x and y.
 _SMOOTHED_NOISE = 3 / 8
+_AT_A_TIME = 32768  # pixels that are smoothed together
 FWHM_OF_SIGMA = 2 * np.sqrt(2 * np.log(2))
 # Standard deviation (px) below which light is that of a hot pixel or a ray, which all look the same: without this limit
 # they would win over the stars as the most common width.
@@ -303,11 +304,50 @@ def _one_for_each_blob(y, x, saturated, reach):
 
 
 def _difference_of_gaussians(pixels, sigma):
-    from scipy import ndimage
-
-    narrow = ndimage.gaussian_filter(pixels, sigma, mode="constant", truncate=3)
-    narrow -= ndimage.gaussian_filter(pixels, 2 * sigma, mode="constant", truncate=3)
+    narrow = gaussian_smoothed(pixels, sigma)
+    narrow -= gaussian_smoothed(pixels, 2 * sigma)
     return narrow
+
+
+def gaussian_smoothed(image, sigma: float):
+    """`image` convolved with a Gaussian that ends at three standard deviations; beyond the edges it is zero.
+
+    Strips of rows that stay in the processor's cache are smoothed along the columns, then along the rows.
+
+    Parameters
+    ----------
+    image : ndarray, shape (ny, nx)
+    sigma : float
+        Standard deviation, px.
+
+    Returns
+    -------
+    smooth : ndarray, shape (ny, nx)
+        Of the type of `image`.
+    """
+    (ny, nx), reach = image.shape, int(3 * sigma + 0.5)
+    weight = np.exp(-0.5 * (np.arange(reach + 1) / sigma) ** 2)
+    weight = (weight / (2 * weight.sum() - weight[0])).astype(image.dtype)
+    smooth, height = np.empty_like(image), max(_AT_A_TIME // nx, 1)
+    for first in range(0, ny, height):
+        rows = min(height, ny - first)
+        strip = np.zeros((rows + 2 * reach, nx + 2 * reach), image.dtype)
+        low, high = max(first - reach, 0), min(first + rows + reach, ny)
+        strip[low - first + reach : high - first + reach, reach : reach + nx] = image[low:high]
+        columns = _symmetric_sum([strip[i : i + rows] for i in range(2 * reach + 1)], weight)
+        smooth[first : first + rows] = _symmetric_sum([columns[:, i : i + nx] for i in range(2 * reach + 1)], weight)
+    return smooth
+
+
+def _symmetric_sum(parts, weight):
+    """Sum of the parts, the middle one times the first weight, its neighbours times the second, and so on."""
+    middle = len(parts) // 2
+    total = weight[0] * parts[middle]
+    for distance in range(1, middle + 1):
+        pair = parts[middle - distance] + parts[middle + distance]
+        pair *= weight[distance]
+        total += pair
+    return total
 
 
 def _filter_noise(sigma):
