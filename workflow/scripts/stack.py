@@ -2,7 +2,19 @@
 
 from pathlib import Path
 
-from nightflow import alignment, astrometry, products, quality, solving, stackheader, stacking, steps, swarp, transfer
+from nightflow import (
+    alignment,
+    astrometry,
+    drizzling,
+    products,
+    quality,
+    solving,
+    stackheader,
+    stacking,
+    steps,
+    swarp,
+    transfer,
+)
 
 
 def main(inputs, output, options, detection, registration, night_of, configuration, threads):
@@ -25,6 +37,8 @@ def main(inputs, output, options, detection, registration, night_of, configurati
             frames.append(stacking.StackInput(path, transform, row["flux_scale"], row["weight"]))
         if registration["engine"] == "swarp":
             image = swarp.stack(frames, header, options, threads, registration["time_limit"])
+        elif options["kernel"] == "drizzle":
+            image = drizzling.stack(frames, header, options, threads)
         else:
             image = stacking.stack(frames, header, options, threads)
         scales = [flux_scale for _, _, flux_scale, _ in frames]
