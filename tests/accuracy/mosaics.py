@@ -94,18 +94,18 @@ class Mosaic:
         outputs = {"table": self.path("selection", "V"), "grid": self.folder / "selection" / "V.head"}
         options = {**OPTIONS["registration"], **registration}
         inputs = {"sources": self.paths("sources"), "zero_points": self.paths("zeropoints")}
-        inputs |= {"heads": self.paths("wcs"), "images": []}
-        script("select_frames").main(self.frames, inputs, outputs, OPTIONS["selection"], options, moving)
+        inputs |= {"heads": self.paths("wcs"), "images": [], "nights": []}
+        script("select_frames").main(self.frames, inputs, outputs, {}, OPTIONS["selection"], options, moving)
         return outputs
 
     def stack(self, moving=None, stack=None, **registration) -> products.Image:
         """Run the scripts select_frames and stack; the stack."""
         outputs = self.select(moving, **registration)
         inputs = {"frames": self.paths("subtracted"), "heads": self.paths("wcs"), "solved": self.paths("photometry")}
-        inputs |= {"selection": outputs["table"], "grid": outputs["grid"]}
+        inputs |= {"selection": outputs["table"], "grid": outputs["grid"], "nights": []}
         made = self.folder / "stack.fits"
         options = {**OPTIONS["registration"], **registration}
         script("stack").main(
-            inputs, made, {**OPTIONS["stack"], **(stack or {})}, OPTIONS["photometry"], options, "0", 2
+            inputs, made, {**OPTIONS["stack"], **(stack or {})}, OPTIONS["photometry"], options, {}, "0", 2
         )  # fmt: skip
         return products.read_image(made)

@@ -18,8 +18,8 @@ MODULES = (
     "registration rejection report resampling scenes sharedstars simulate "
     "simulate_detector simulate_effects simulate_headers simulate_noise "
     "simulate_settings simulate_sky simulate_sources simulate_truth sky skygrid "
-    "skymatching solving sources stackheader stacking standards steps swarp trails "
-    "transfer tying verify wavelengths weakness zero_points "
+    "skymatching solving sources stackengines stackheader stacking standards steps "
+    "swarp trails transfer tying verify wavelengths weakness zero_points "
 ).split()
 
 

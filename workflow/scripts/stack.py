@@ -2,19 +2,7 @@
 
 from pathlib import Path
 
-from nightflow import (
-    alignment,
-    astrometry,
-    drizzling,
-    products,
-    quality,
-    solving,
-    stackheader,
-    stacking,
-    steps,
-    swarp,
-    transfer,
-)
+from nightflow import astrometry, products, quality, solving, stackengines, stackheader, steps, transfer
 
 
 def main(inputs, output, options, detection, registration, night_of, configuration, threads):
@@ -30,18 +18,9 @@ def main(inputs, output, options, detection, registration, night_of, configurati
             astrometry.set_wcs(header, solving.stack_cards(solved[reference], night))
         grid = astrometry.read_head(inputs["grid"])
         astrometry.set_wcs(header, grid)
-        frames = []
-        for row in selected:
-            path, head = paths[row["frame"]], heads.get(row["frame"])
-            transform = alignment.transform_of(row, registration["engine"], grid, head, products.read_shape(path))
-            frames.append(stacking.StackInput(path, transform, row["flux_scale"], row["weight"]))
-        if registration["engine"] == "swarp":
-            image = swarp.stack(frames, header, options, threads, registration["time_limit"])
-        elif options["kernel"] == "drizzle":
-            image = drizzling.stack(frames, header, options, threads)
-        else:
-            image = stacking.stack(frames, header, options, threads)
-        scales = [flux_scale for _, _, flux_scale, _ in frames]
+        frames = stackengines.inputs_of(selected, paths, heads, registration["engine"], grid)
+        image = stackengines.stack(frames, header, options, registration, threads)
+        scales = [frame.flux_scale for frame in frames]
         solving.adapt_zero_point(image.header, options["method"], scales, header.get("EXPTIME"))
         stackheader.add_measures(image, detection)
         image.header["NFCONF"] = (configuration, "digest of the options behind this product")
