@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+from astropy.io import fits
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
 
@@ -38,3 +41,44 @@ def real_sky(tycho):
     sources["flags"] = np.zeros(on.sum(), dtype=int)
     header = skies.fits.Header({"NFXSIZE": shape[1], "NFYSIZE": shape[0], "PIXSCALE": 5.0})
     return skies.Sky(sources, header, {"ra": 31.5, "dec": 46.6}, tycho, plate, shape)
+
+
+@dataclass
+class RealFrame:
+    """Sources of a raw frame, and where an independent solution has its corners (degrees)."""
+
+    name: str
+    sources: object
+    header: fits.Header
+    row: dict
+    corners: tuple[list[float], list[float]]
+
+    def off(self, plate) -> float:
+        """Distance in px between the middles of the frame by a plate and by the independent solution."""
+        ny, nx = self.header["NFYSIZE"], self.header["NFXSIZE"]
+        x, y = plate.to_pixel(*self.corners)
+        return float(np.hypot(x.mean() - (nx - 1) / 2, y.mean() - (ny - 1) / 2))
+
+
+@pytest.fixture(scope="session")
+def hatp32(shared_data) -> list[RealFrame]:
+    """The 24 frames of HAT-P-32, not calibrated."""
+    folder = shared_data / "hatp32_microobs"
+    lines = (folder / "truth" / "tycho2_plate_solutions.csv").read_text().splitlines()
+    truth = {row["file"]: row for row in csv.DictReader(line for line in lines if not line.startswith("#"))}
+    return [_real_frame(path, truth[path.name]) for path in sorted((folder / "raw").glob("*.FITS"))]
+
+
+def _real_frame(path, truth) -> RealFrame:
+    from nightflow import sky, sources
+    from nightflow.products import Image
+
+    data, header = fits.getdata(path).astype(np.float32), fits.getheader(path)
+    mask = np.zeros(data.shape, np.uint16)
+    level, scatter = sky.local_sky(data, ~sources.source_mask(data, mask, {}), 128)
+    image = Image((data - level).astype(np.float32), mask, np.full(data.shape, np.median(scatter), np.float32))
+    table = sources.detect_sources(image, {})
+    header["NFYSIZE"], header["NFXSIZE"] = data.shape
+    row = {"frame": path.stem, "ra": header["RA"], "dec": header["DEC"], "mjd_mid": None}
+    corners = tuple([float(truth[f"{axis}_{corner}"]) for corner in ("bl", "br", "tr", "tl")] for axis in ("ra", "dec"))
+    return RealFrame(path.name, table, header, row, corners)

@@ -22,6 +22,7 @@ OPTIONS = {
     "refine": True,
     "time_limit": 120,
     "index_dir": None,
+    "server": "http://127.0.0.1:9",
 }
 
 

@@ -1,3 +1,4 @@
+import os
 import sys
 from pathlib import Path
 
@@ -10,13 +11,13 @@ MODULES = (
     "bayer calibration catalogues characterisation charts combination combine "
     "commands composites configuration cosmicrays crosscorrelation crossmatch "
     "detector drizzling ensemble explain extinction failures fluxscales forced frames "
-    "fringes headervalues instruments inventory joining lacosmic lightcurve_plots "
-    "lightcurves lights lineage masters matching measurement medians motion "
-    "noisecorrelation page photometry photontransfer planning plate_matching "
-    "plate_search plates pointing previews products programs prov provenance "
-    "psf_photometry quality rawfiles reference reference_catalogues regions "
-    "registration rejection report resampling scenes sharedstars simulate "
-    "simulate_detector simulate_effects simulate_headers simulate_noise "
+    "fringes headervalues instruments inventory joining joint_astrometry lacosmic "
+    "lightcurve_plots lightcurves lights lineage masters matching measurement medians "
+    "motion noisecorrelation nova online_catalogues page photometry photontransfer "
+    "planning plate_matching plate_search plates pointing previews products programs "
+    "prov provenance psf_photometry quality rawfiles reference reference_catalogues "
+    "regions registration rejection report resampling scamp scenes sharedstars "
+    "simulate simulate_detector simulate_effects simulate_headers simulate_noise "
     "simulate_settings simulate_sky simulate_sources simulate_truth sky skygrid "
     "skymatching solving sources stackengines stackheader stacking standards steps "
     "swarp trails transfer tying verify wavelengths weakness zero_points "
@@ -38,6 +39,8 @@ from nightflow import (
     cosmicrays,
     frames,
     instruments,
+    nova,
+    online_catalogues,
     planning,
     products,
     provenance,
@@ -87,7 +90,11 @@ PLANNING_ONLY = (
     "match",
     "missing",
     "split_colours",
-)  # decide which files go where, not what is in them
+    "vizier",
+    "radius",
+    "attempts",
+    "timeout",
+)  # decide which files go where and where they come from, not what is in them
 
 
 def stop(error):
@@ -138,12 +145,20 @@ def make_plan():
             configuration.write_if_changed(f"{RESULTS}/frames.tsv", frames.to_tsv(rows))
 
 
+def hide_key():
+    """Put the key of engine nova where its jobs look, and where no product and no record of a run shows it."""
+    key = config["astrometry"].pop("api_key")
+    if key:
+        os.environ.setdefault(nova.KEY_VARIABLE, key)
+
+
 defaults = load_configfile(source_file("../../config/config.yaml"))
 update_config(defaults, config)
 config.update(configuration.typed(defaults, schema("config")))
 
 try:
     configuration.check(config, schema("config"))
+    hide_key()
     configuration.check_results_dir(config["results_dir"])
     if sentence := cosmicrays.refused(config["cosmic_rays"]):
         raise configuration.ConfigurationError(sentence)
@@ -169,6 +184,8 @@ wildcard_constraints:
     fringe="fringe_[A-Za-z0-9._-]+",
     mosaic="levels_[A-Za-z0-9._-]+",
     photometric="[A-Za-z0-9._-]+",
+    catalogue="[A-Za-z0-9._-]+",
+    field="[0-9.]+[+-][0-9.]+r[0-9.]+",
     badpixels="badpixels_[A-Za-z0-9._-]+",
     target="[A-Za-z0-9][A-Za-z0-9._-]*",
     filter="[A-Za-z0-9][A-Za-z0-9._-]*",
@@ -420,18 +437,35 @@ def group_files(folder, suffix):
 
 def engine_of_solve():
     """Who finds the frames' places on the sky; 'none' leaves the step out."""
-    engine, catalogue = (
-        config["astrometry"]["engine"],
-        config["reference_catalogue"]["file"],
-    )
-    if engine == "catalogue" and catalogue is None:
-        stop("astrometry.engine is catalogue, but reference_catalogue.file is not set")
-    if catalogue is not None and not Path(catalogue).is_file():
-        stop(f"reference_catalogue.file {catalogue!r} not found")
+    engine, section = config["astrometry"]["engine"], config["reference_catalogue"]
+    catalogue = section["file"] or section["online"]
+    if engine in ("catalogue", "scamp") and catalogue is None:
+        stop(
+            f"astrometry.engine is {engine}, but reference_catalogue.file is not set, nor is online"
+        )
+    if section["file"] and section["online"]:
+        stop("reference_catalogue.file and online are both set: choose one")
+    if section["file"] and not Path(section["file"]).is_file():
+        stop(f"reference_catalogue.file {section['file']!r} not found")
+    if engine == "nova":
+        try:
+            nova.key_of_user()
+        except steps.UserError as error:
+            stop(error)
     return engine if engine != "auto" else "catalogue" if catalogue else "none"
 
 
 SOLVER = engine_of_solve()
+ONLINE = config["reference_catalogue"]["online"] if SOLVER != "none" else None
+FIELDS = online_catalogues.fields_of(PLAN.lights, config) if ONLINE else {}
+
+
+def catalogues_of(frames):
+    """Reference catalogue of some frames: a file of the user's, or those of the fields that the frames lie in."""
+    if not ONLINE:
+        return config["reference_catalogue"]["file"] or []
+    found = {FIELDS[frame].path(ONLINE) for frame in frames if frame in FIELDS}
+    return [f"{RESULTS}/reference/{path}" for path in sorted(found)]
 
 
 def check_registration():
@@ -470,8 +504,26 @@ def moving_target(target):
 
 def inputs_of_solve(wildcards):
     found = {"sources": f"{RESULTS}/sources/{wildcards.frame}.fits"}
-    if config["reference_catalogue"]["file"] is not None:
-        found["catalogue"] = config["reference_catalogue"]["file"]
+    if catalogue := catalogues_of([wildcards.frame]):
+        found["catalogue"] = catalogue
+    if SOLVER == "scamp":
+        found["joint"] = f"{RESULTS}/scamp/{light(wildcards).target}.head"
+    return found
+
+
+def frames_of_target(wildcards):
+    """All lights of a target, whatever their filter."""
+    found = [f for f in PLAN.lights.values() if f.target == wildcards.target]
+    return found or stop(
+        f"this night has no target {wildcards.target!r}: see {RESULTS}/frames.tsv"
+    )
+
+
+def inputs_of_target(wildcards):
+    names = [frame.frame for frame in frames_of_target(wildcards)]
+    found = {"sources": [f"{RESULTS}/sources/{name}.fits" for name in names]}
+    if catalogue := catalogues_of(names):
+        found["catalogue"] = catalogue
     return found
 
 
@@ -483,7 +535,11 @@ def row_of_solve(frame):
 def sections_of_solve():
     names = ("astrometry", "reference_catalogue", "zero_points")
     sections = {name: options(name) for name in names}
-    return {**sections, "astrometry": {**sections["astrometry"], "engine": SOLVER}}
+    sections["astrometry"]["engine"] = SOLVER
+    sections["reference_catalogue"] = online_catalogues.resolved(
+        sections["reference_catalogue"]
+    )
+    return sections
 
 
 def solved(folder, suffix):

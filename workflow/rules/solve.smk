@@ -1,3 +1,50 @@
+localrules:
+    reference_catalogue,
+
+
+rule reference_catalogue:
+    output:
+        f"{RESULTS}/reference/{{catalogue}}/{{field}}.fits",
+    log:
+        f"{RESULTS}/logs/reference/{{catalogue}}/{{field}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/reference/{{catalogue}}/{{field}}.tsv"
+    priority: 100
+    conda:
+        "../../envs/stack.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+    params:
+        # not the code: what was fetched once stays, on a machine without a network too
+        query=online_catalogues.query_of(config["reference_catalogue"]),
+    script:
+        "../scripts/reference_catalogue.py"
+
+
+rule solve_target:
+    input:
+        unpack(inputs_of_target),
+    output:
+        f"{RESULTS}/scamp/{{target}}.head",
+    log:
+        f"{RESULTS}/logs/scamp/{{target}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/scamp/{{target}}.tsv"
+    priority: 45
+    conda:
+        "../../envs/stack.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(4),
+    params:
+        rows=lambda wildcards: [row_of_solve(f) for f in frames_of_target(wildcards)],
+        sections=sections_of_solve(),
+        code=code("solve_target"),
+    script:
+        "../scripts/solve_target.py"
+
+
 rule solve:
     input:
         unpack(inputs_of_solve),

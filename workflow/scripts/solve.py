@@ -1,14 +1,16 @@
 """Find a frame's place on the sky and its zero point, and put its sources into sky coordinates and magnitudes."""
 
-from nightflow import astrometry, products, solving, steps
+from nightflow import astrometry, joint_astrometry, products, solving, steps
 
 
-def main(sources, catalogue, output, row, sections, configuration):
+def main(sources, catalogue, joint, output, row, sections, configuration):
     try:
         table, header = products.read_table(sources)
         header["NFCONF"] = (configuration, "digest of the options behind this product")
         stars = solving.read_catalogue(catalogue, sections["reference_catalogue"], row)
-        solution, values = solving.solve_frame(table, header, row, stars, sections)
+        answer = joint_astrometry.read_answer(joint, row["frame"]) if joint else None
+        solution, values = solving.solve_frame(table, header, row, stars, sections, answer)
+        solving.say_how_to_try_again(values, joint or output["wcs"])
         astrometry.write_head(output["wcs"], astrometry.head_cards(solution))
         products.write_table(output["sources"], table, header, "SOURCES")
         solving.write_zero_points(output["zero_point"], [values])
@@ -23,6 +25,7 @@ if "snakemake" in globals():
         main(
             snakemake.input.sources,
             snakemake.input.get("catalogue"),
+            snakemake.input.get("joint"),
             dict(snakemake.output.items()),
             snakemake.params.row,
             snakemake.params.sections,

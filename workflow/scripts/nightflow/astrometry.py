@@ -13,14 +13,14 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from astropy.io import fits
 
-from nightflow import plate_matching, plate_search, plates, pointing
+from nightflow import plate_matching, plate_search, plates, pointing, programs
 from nightflow.plate_matching import Match, Stars
 from nightflow.plates import Plate
 from nightflow.pointing import Pointing
 from nightflow.products import UNUSABLE, MaskBit
 from nightflow.reference_catalogues import ReferenceStars
 
-SOLVED, HEADER, NOT_SOLVED = "SOLVED", "HEADER", "NOT SOLVED"
+SOLVED, HEADER, NOT_SOLVED, NO_ANSWER = "SOLVED", "HEADER", "NOT SOLVED", "NO ANSWER"
 
 _CENTROID_FLOOR = 0.02  # px; of bright stars, which undersampling and atmosphere limit
 _LEAST_STARS = 4
@@ -30,6 +30,10 @@ _PROMISING = 4.0  # log-odds of the bright stars' match that are worth a fit of 
 
 class NotSolved(Exception):
     """A frame has no plate solution; the message says why."""
+
+
+class NoAnswer(NotSolved):
+    """A program or a service did not answer in time; another try may have more luck."""
 
 
 def _no_rows() -> np.ndarray:
@@ -43,7 +47,8 @@ class Solution:
     Attributes
     ----------
     status : str
-        ``SOLVED`` (fitted to a catalogue), ``HEADER`` (the frame's own WCS, unchecked) or ``NOT SOLVED``.
+        ``SOLVED``, ``HEADER`` (the frame's own WCS, unchecked), ``NOT SOLVED``, or ``NO ANSWER`` (not solved, since a
+        program or a service did not answer in time).
     reason : str
         Why it is not solved.
     plate : `~nightflow.plates.Plate` or None
@@ -64,7 +69,14 @@ class Solution:
     reference: np.ndarray = field(default_factory=_no_rows)
 
 
-def solve(sources, header: fits.Header, row: Mapping, catalogue: ReferenceStars | None, options: Mapping) -> Solution:
+def solve(
+    sources,
+    header: fits.Header,
+    row: Mapping,
+    catalogue: ReferenceStars | NotSolved | None,
+    options: Mapping,
+    joint: fits.Header | None = None,
+) -> Solution:
     """Plate solution of a frame.
 
     Parameters
@@ -75,9 +87,12 @@ def solve(sources, header: fits.Header, row: Mapping, catalogue: ReferenceStars 
         Of the frame, with NAXIS1 and NAXIS2 or, in a table product, NFXSIZE and NFYSIZE.
     row : mapping
         ``ra`` and ``dec`` of the pointing in degrees, or None.
-    catalogue : `~nightflow.reference_catalogues.ReferenceStars` or None
+    catalogue : `~nightflow.reference_catalogues.ReferenceStars`, `NotSolved` or None
+        The reason where there should be a catalogue.
     options : mapping
         Section ``astrometry`` of the configuration.
+    joint : `~astropy.io.fits.Header`, optional
+        Engine ``scamp``: what the joint solution of the target says of this frame.
 
     Raises
     ------
@@ -90,7 +105,11 @@ def solve(sources, header: fits.Header, row: Mapping, catalogue: ReferenceStars 
     stars, rows = usable_stars(sources)
     hints = pointing.pointing_of(header, row, options)
     try:
-        solution = ENGINES[options["engine"]](Task(stars, shape, header, hints, catalogue, options))
+        absent = catalogue if isinstance(catalogue, NotSolved) else None
+        task = Task(stars, shape, header, hints, None if absent else catalogue, options, joint, absent)
+        solution = ENGINES[options["engine"]](task)
+    except NoAnswer as reason:
+        return Solution(NO_ANSWER, f"not solved: {reason}", None, shape)
     except NotSolved as reason:
         return Solution(NOT_SOLVED, f"not solved: {reason}", None, shape)
     if isinstance(solution, Plate):
@@ -113,6 +132,8 @@ class Task:
     hints: Pointing
     catalogue: ReferenceStars | None
     options: Mapping
+    joint: fits.Header | None = None
+    absent: NotSolved | None = None  # why there is no catalogue, where there should be one
 
 
 def usable_stars(sources) -> tuple[Stars, np.ndarray]:
@@ -133,10 +154,10 @@ def usable_stars(sources) -> tuple[Stars, np.ndarray]:
 
 def solve_with_catalogue(task: Task) -> Match:
     """Engine ``catalogue``: the field is searched in the catalogue around the pointing, then fitted."""
-    if task.catalogue is None:
-        raise NotSolved("no reference catalogue")
     if task.hints.ra is None or task.hints.dec is None:
         raise NotSolved("no pointing (header, or astrometry.ra and astrometry.dec)")
+    if task.catalogue is None:
+        raise task.absent or NotSolved("no reference catalogue")
     if task.hints.scale is None:
         raise NotSolved("no pixel scale (header, or astrometry.pixel_scale)")
     _enough(len(task.stars), "star on the frame", "stars on the frame")
@@ -240,9 +261,55 @@ def solve_with_astrometry_net(task: Task) -> Match | Plate:
     _enough(len(task.stars), "star on the frame", "stars on the frame")
     try:
         plate = astrometry_net.solve_field(task.stars, task.shape, task.hints, task.options)
+    except programs.TimeLimit as error:
+        raise NoAnswer(str(error)) from error
     except astrometry_net.Unsolved as error:
         raise NotSolved(str(error)) from error
     return plate if task.catalogue is None else refined(plate, task)
+
+
+def solve_with_nova(task: Task) -> Match | Plate:
+    """Engine ``nova``: the web service of astrometry.net, fitted to the catalogue where there is one."""
+    from nightflow import nova
+
+    _enough(len(task.stars), "star on the frame", "stars on the frame")
+    try:
+        plate = nova.solve(task.stars, task.shape, task.hints, task.options)
+    except nova.NoService as error:
+        raise NoAnswer(str(error)) from error
+    except nova.Unsolved as error:
+        raise NotSolved(str(error)) from error
+    return plate if task.catalogue is None else refined(plate, task)
+
+
+def solve_with_scamp(task: Task) -> Match:
+    """Engine ``scamp``: the joint solution of all frames of the target, held against the catalogue once more."""
+    if task.catalogue is None and task.hints.ra is not None:
+        raise task.absent or NotSolved("no reference catalogue")
+    if task.joint is None or "CRVAL1" not in task.joint:
+        told = task.joint or {}
+        kind = NoAnswer if told.get("WCSSTAT") == NO_ANSWER else NotSolved
+        raise kind(told.get("WCSREASN", "not in the joint solution of its target").removeprefix("not solved: "))
+    plate = plates.like_wcs(pointing.celestial_wcs(task.joint), task.shape, 1)
+    match = match_of(plate, task)
+    if match is None or match.log_odds < plate_matching.LEAST_LOG_ODDS:
+        raise NotSolved("the joint solution does not fit the catalogue on this frame")
+    return match
+
+
+def match_of(plate: Plate, task: Task) -> Match | None:
+    """The stars that a solution makes agree with the catalogue, with nothing fitted; None if fewer than four do."""
+    near = 1.2 * np.hypot(*task.shape) / 2 * plate.pixel_scale / 3600
+    rows = task.catalogue.rows_within(plate.ra, plate.dec, near)
+    stars, sky = task.stars[: max(_SOURCES_PER_STAR * len(rows), 100)], task.catalogue[rows]
+    i, j = plate_matching.pairs(plate, stars, sky.ra, sky.dec, task.shape, task.options["match_radius"])
+    if len(i) < _LEAST_STARS:
+        return None
+    distance = plate_matching.residuals(plate, stars.x[i], stars.y[i], sky.ra[j], sky.dec[j])
+    good = distance <= 4 * np.median(distance) / 1.18  # the median of a Rayleigh distribution is 1.18 sigma
+    i, j, distance = i[good], j[good], distance[good]
+    odds = plate_matching.log_odds(plate, stars, sky.ra, sky.dec, task.shape, (i, j), distance, degree=1)
+    return Match(plate, i, rows[j], distance, odds)
 
 
 def solve_with_nothing(task: Task) -> Match:
@@ -254,6 +321,8 @@ ENGINES = {
     "catalogue": solve_with_catalogue,
     "header": solve_with_header,
     "astrometry.net": solve_with_astrometry_net,
+    "nova": solve_with_nova,
+    "scamp": solve_with_scamp,
     "none": solve_with_nothing,
 }
 
@@ -300,19 +369,28 @@ def set_wcs(header: fits.Header, cards: fits.Header) -> None:
     header.update(cards)
 
 
-def write_head(path, cards: fits.Header) -> None:
-    """Write a ``.head`` file: one card a line, as SCAMP writes and SWarp reads it."""
-    from nightflow.products import replacing
-
+def head_text(cards: fits.Header) -> str:
+    """Text of a ``.head`` file: one card a line, as SCAMP writes and SWarp reads it."""
     text = cards.tostring(endcard=False, padding=False)
     lines = [text[start : start + 80].rstrip() for start in range(0, len(text), 80)]
+    return "\n".join([*lines, "END", ""])
+
+
+def write_head(path, cards: fits.Header) -> None:
+    """Write a ``.head`` file."""
+    from nightflow.products import replacing
+
     with replacing(path) as scratch:
-        scratch.write_text("\n".join([*lines, "END", ""]), encoding="ascii")
+        scratch.write_text(head_text(cards), encoding="ascii")
 
 
 def read_head(path) -> fits.Header:
     """Read a ``.head`` file."""
     from pathlib import Path
 
-    lines = Path(path).read_text(encoding="ascii").splitlines()
-    return fits.Header.fromstring("".join(line.ljust(80) for line in lines if line != "END"))
+    return parse_head(Path(path).read_text(encoding="ascii"))
+
+
+def parse_head(text: str) -> fits.Header:
+    """Cards of the text of a ``.head`` file."""
+    return fits.Header.fromstring("".join(line.ljust(80) for line in text.splitlines() if line != "END"))

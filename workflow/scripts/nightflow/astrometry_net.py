@@ -15,6 +15,7 @@ from nightflow.plates import Plate
 from nightflow.pointing import Pointing
 
 _MOST_STARS = 200
+_BOXES = 10  # over the frame, from which the bright stars are taken in turn
 #: Where Debian's packages put index files; ``astrometry.index_dir`` names another folder.
 INDEX_FOLDER = "/usr/share/astrometry"
 
@@ -43,7 +44,7 @@ def solve_field(stars: Stars, shape: tuple[int, int], hints: Pointing, options) 
 
     Raises
     ------
-    Unsolved
+    Unsolved, nightflow.programs.TimeLimit
     nightflow.steps.UserError
         If the program is not installed.
     """
@@ -55,23 +56,39 @@ def solve_field(stars: Stars, shape: tuple[int, int], hints: Pointing, options) 
         )
     with tempfile.TemporaryDirectory(prefix="nightflow-") as name:
         folder = Path(name)
-        _write_sources(folder / "field.xyls", stars)
+        _write_sources(folder / "field.xyls", stars[spread(stars, shape)])
         (folder / "backend.cfg").write_text(f"add_path {indexes.resolve()}\nautoindex\ninparallel\n")
         try:
             said = programs.run("solve-field", _arguments(shape, hints, options), folder, options["time_limit"] + 10)
-        except (programs.TimeLimit, programs.ProgramFailed) as error:
+        except programs.ProgramFailed as error:
             raise Unsolved(str(error)) from error
         if not (folder / "field.wcs").is_file():
-            late = "CPU time limit" in said or "cpulimit" in said.lower()
-            limit = f"solve-field did not solve it within {options['time_limit']:g} s"
-            raise Unsolved(limit if late else "solve-field found no match with its index files")
+            if "CPU time limit" in said or "cpulimit" in said.lower():
+                raise programs.TimeLimit(f"solve-field did not solve it within {options['time_limit']:g} s")
+            raise Unsolved("solve-field found no match with its index files")
         return _read_solution(folder / "field.wcs", shape, options["sip_order"])
 
 
+def spread(stars: Stars, shape: tuple[int, int]) -> np.ndarray:
+    """Rows of the stars to hand over: the brightest of each part of the frame, then the second of each, and so on.
+
+    A cluster in one corner thus does not take all places. solve-field does the same, and drops stars in a line, by
+    programs that take three times as long as the solution.
+    """
+    ny, nx = shape
+    columns = max(round(np.sqrt(_BOXES * nx / ny)), 1)
+    rows = max(round(_BOXES / columns), 1)
+    box = (stars.x * columns // nx).astype(int) + columns * (stars.y * rows // ny).astype(int)
+    order = np.argsort(box, kind="stable")
+    _, first, count = np.unique(box[order], return_index=True, return_counts=True)
+    turn = np.empty(len(box), dtype=int)
+    turn[order] = np.arange(len(box)) - np.repeat(first, count)
+    return np.argsort(turn, kind="stable")[:_MOST_STARS]
+
+
 def _write_sources(path: Path, stars: Stars) -> None:
-    """Source list, positions 1-based, brightest first."""
-    n = min(len(stars), _MOST_STARS)
-    columns = {"X": stars.x[:n] + 1, "Y": stars.y[:n] + 1, "FLUX": -np.arange(n, dtype=float)}
+    """Source list, positions 1-based, in order of importance."""
+    columns = {"X": stars.x + 1, "Y": stars.y + 1, "FLUX": -np.arange(len(stars), dtype=float)}
     table = [fits.Column(name, "D", array=values) for name, values in columns.items()]
     fits.HDUList([fits.PrimaryHDU(), fits.BinTableHDU.from_columns(table)]).writeto(path)
 
@@ -80,6 +97,7 @@ def _arguments(shape: tuple[int, int], hints: Pointing, options) -> list[str]:
     ny, nx = shape
     arguments = ["--no-plots", "--overwrite", "--config", "backend.cfg", "--cpulimit", f"{options['time_limit']:g}"]
     arguments += ["--width", str(nx), "--height", str(ny), "--x-column", "X", "--y-column", "Y"]
+    arguments += ["--no-remove-lines", "--uniformize", "0"]
     arguments += ["--sort-column", "FLUX", "--crpix-center", "--tweak-order", str(max(options["sip_order"], 2))]
     if options["sip_order"] < 2:
         arguments.append("--no-tweak")

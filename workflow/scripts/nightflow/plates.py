@@ -277,3 +277,23 @@ def from_wcs(wcs, shape: tuple[int, int], order: int) -> Plate:
         return fit(x[good], y[good], ra[good], dec[good], order, shape, near)
     except np.linalg.LinAlgError as error:
         raise ValueError("the header's WCS is singular") from error
+
+
+def like_wcs(wcs, shape: tuple[int, int], order: int) -> Plate:
+    """`from_wcs` of at least the degree `order`, higher where the WCS is not met to 0.001 px over the frame.
+
+    A polynomial of some degree about another tangent point is not quite one of the same degree about the middle.
+
+    Raises
+    ------
+    ValueError
+        If the WCS gives no positions on the frame.
+    """
+    x, y = _grid(shape)
+    ra, dec = wcs.all_pix2world(x, y, 0)
+    for degree in range(max(order, 1), MAX_ORDER + 1):
+        plate = from_wcs(wcs, shape, degree)
+        found = plate.to_pixel(ra, dec)
+        if np.nanmax(np.hypot(found[0] - x, found[1] - y)) < 1e-3:
+            break
+    return plate

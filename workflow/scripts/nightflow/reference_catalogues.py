@@ -1,4 +1,4 @@
-"""Reference catalogues: stars of known position and brightness, from a local file.
+"""Reference catalogues: stars of known position and brightness, from a file, own or fetched.
 
 A catalogue becomes a `ReferenceStars`, whatever its file format and the names of its columns; the section
 ``reference_catalogue`` of the configuration names them.
@@ -13,6 +13,23 @@ from pathlib import Path
 import numpy as np
 
 from nightflow.steps import UserError
+
+#: NFSTAT of a fetched catalogue without stars: nobody answered, or there are none.
+NO_ANSWER, EMPTY = "NO ANSWER", "EMPTY"
+
+
+class NoStars(Exception):
+    """A fetched catalogue has no stars; the message says why.
+
+    Attributes
+    ----------
+    answered : bool
+        False if the service did not answer.
+    """
+
+    def __init__(self, reason: str, answered: bool):
+        super().__init__(reason)
+        self.answered = answered
 
 
 @dataclass(frozen=True)
@@ -80,6 +97,8 @@ def read(path: str | Path, section: Mapping, band: str | None = None, year: floa
     ------
     UserError
         If the file cannot be read or lacks a column.
+    NoStars
+        If it was to be fetched, and was not.
     """
     columns, photometry = section["columns"], photometry_of(section, band)
     wanted = {name: column for name, column in columns.items() if column}
@@ -100,6 +119,15 @@ def read(path: str | Path, section: Mapping, band: str | None = None, year: floa
         found["colour0"] - found["colour1"] if "colour1" in found else unknown,
     )
     return stars[np.isfinite(stars.ra) & np.isfinite(stars.dec)]
+
+
+def joined(parts: list[ReferenceStars]) -> ReferenceStars:
+    """Stars of overlapping fields of one catalogue, each once."""
+    if len(parts) == 1:
+        return parts[0]
+    whole = ReferenceStars(*(np.concatenate([getattr(p, c.name) for p in parts]) for c in fields(ReferenceStars)))
+    _, first = np.unique(np.column_stack((whole.ra, whole.dec)), axis=0, return_index=True)
+    return whole[np.sort(first)]
 
 
 def photometry_of(section: Mapping, band: str | None) -> Mapping:
@@ -129,6 +157,8 @@ def _read_columns(path: Path, wanted: dict[str, str]) -> dict[str, np.ndarray]:
         names, column = reader(path)
     except ImportError as error:
         raise UserError(f"reference catalogue '{path}' needs a package that is not installed: {error.name}") from error
+    except NoStars:
+        raise
     except Exception as error:  # each format has its own errors for a broken file
         reason = " ".join(str(error).split())
         raise UserError(f"reference catalogue '{path}' cannot be read: {reason}") from error
@@ -148,6 +178,9 @@ def _read_fits(path: Path):
     from astropy.io import fits
 
     with fits.open(path, memmap=False) as hdus:
+        told = hdus[0].header
+        if told.get("NFSTAT") in (NO_ANSWER, EMPTY):
+            raise NoStars(told["NFREASON"], told["NFSTAT"] == EMPTY)
         data = next(hdu.data for hdu in hdus if isinstance(hdu, fits.BinTableHDU))
     return data.names, data.field
 

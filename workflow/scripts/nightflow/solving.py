@@ -7,13 +7,22 @@ tables and headers.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from astropy.io import fits
 
-from nightflow import astrometry, photometry, plate_matching, pointing, reference_catalogues, transfer, zero_points
-from nightflow.astrometry import Solution
+from nightflow import (
+    astrometry,
+    configuration,
+    photometry,
+    plate_matching,
+    pointing,
+    reference_catalogues,
+    transfer,
+    zero_points,
+)
+from nightflow.astrometry import NO_ANSWER, NoAnswer, NotSolved, Solution
 from nightflow.products import replacing
 from nightflow.reference_catalogues import ReferenceStars
 from nightflow.zero_points import NoZeroPoint, ZeroPoint
@@ -24,16 +33,41 @@ COLUMNS += "zero_point error systematic scatter n colour_term colour_term_error 
 COLUMNS += "aperture aperture_correction sky_rate limiting_rate sky_brightness limiting_magnitude remark".split()
 
 
-def read_catalogue(path: str | None, section: Mapping, row: Mapping) -> ReferenceStars | None:
-    """The reference catalogue for a frame: magnitudes of its filter, positions at its time."""
-    if path is None:
-        return None
+def read_catalogue(paths, section: Mapping, row: Mapping) -> ReferenceStars | NotSolved | None:
+    """The reference catalogue for a frame: magnitudes of its filter, positions at its time.
+
+    Parameters
+    ----------
+    paths : str, list of str or None
+        Files; several are fields of one catalogue.
+    section : mapping
+        Section ``reference_catalogue`` of the configuration.
+    row : mapping
+        ``mjd_mid`` and ``filter``.
+
+    Returns
+    -------
+    `~nightflow.reference_catalogues.ReferenceStars`, `~nightflow.astrometry.NotSolved` or None
+        The reason where the stars could not be fetched; None without a catalogue.
+    """
     mjd = row.get("mjd_mid")
     year = None if mjd is None else 2000 + (mjd - 51544.5) / 365.25
-    return reference_catalogues.read(path, section, row.get("filter"), year)
+    parts, missing = [], None
+    for path in configuration.as_list(paths):
+        try:
+            parts.append(reference_catalogues.read(path, section, row.get("filter"), year))
+        except reference_catalogues.NoStars as error:
+            missing = NotSolved(str(error)) if error.answered else NoAnswer(str(error))
+    return reference_catalogues.joined(parts) if parts else missing
 
 
-def solve_frame(sources, header: fits.Header, row: Mapping, catalogue: ReferenceStars | None, sections: Mapping):
+def middle(rows: Sequence[Mapping]) -> dict:
+    """What stands for several frames in `read_catalogue`: the mean of their times, in no filter."""
+    times = [row["mjd_mid"] for row in rows if row.get("mjd_mid") is not None]
+    return {"mjd_mid": float(np.mean(times)) if times else None}
+
+
+def solve_frame(sources, header: fits.Header, row: Mapping, catalogue, sections: Mapping, joint=None):
     """Solve a frame.
 
     Parameters
@@ -45,9 +79,11 @@ def solve_frame(sources, header: fits.Header, row: Mapping, catalogue: Reference
         Of the frame; gets the cards of the solution and of the zero point.
     row : mapping
         What frames.tsv says of the frame.
-    catalogue : `~nightflow.reference_catalogues.ReferenceStars` or None
+    catalogue : `~nightflow.reference_catalogues.ReferenceStars`, `~nightflow.astrometry.NotSolved` or None
     sections : mapping
         Sections ``astrometry``, ``reference_catalogue`` and ``zero_points`` of the configuration.
+    joint : `~astropy.io.fits.Header`, optional
+        Engine ``scamp``: see `nightflow.astrometry.solve`.
 
     Returns
     -------
@@ -55,12 +91,12 @@ def solve_frame(sources, header: fits.Header, row: Mapping, catalogue: Reference
     values : dict
         Row of the table of zero points.
     """
-    solution = astrometry.solve(sources, header, row, catalogue, sections["astrometry"])
+    solution = astrometry.solve(sources, header, row, catalogue, sections["astrometry"], joint)
     astrometry.set_wcs(header, astrometry.wcs_cards(solution))
     zero_point, remark = None, ""
     try:
         zero_point = _zero_point(sources, header, row, catalogue, solution, sections)
-        _set_zero_point(header, zero_point, sections["reference_catalogue"]["system"])
+        _set_zero_point(header, zero_point, _system(sections["reference_catalogue"], row.get("filter")))
     except NoZeroPoint as reason:
         remark = f"no zero point: {reason}"
     _add_columns(sources, header, solution, zero_point)
@@ -75,8 +111,8 @@ def solve_frame(sources, header: fits.Header, row: Mapping, catalogue: Reference
 def _zero_point(sources, header, row, catalogue, solution: Solution, sections) -> ZeroPoint:
     if solution.plate is None:
         raise NoZeroPoint("no plate solution")
-    if catalogue is None:
-        raise NoZeroPoint("no reference catalogue")
+    if catalogue is None or isinstance(catalogue, NotSolved):
+        raise NoZeroPoint("no reference catalogue" if catalogue is None else str(catalogue))
     if not reference_catalogues.photometry_of(sections["reference_catalogue"], row.get("filter")):
         raise NoZeroPoint(f"reference_catalogue.magnitudes has no entry for the filter {row.get('filter')}")
     i, j = _pairs(sources, catalogue, solution, sections["astrometry"]["match_radius"])
@@ -101,6 +137,10 @@ def _pairs(sources, catalogue: ReferenceStars, solution: Solution, radius: float
     stars, rows = astrometry.usable_stars(sources)
     i, j = plate_matching.pairs(solution.plate, stars, catalogue.ra, catalogue.dec, solution.shape, radius)
     return rows[i], j
+
+
+def _system(section: Mapping, band: str | None) -> str | None:
+    return reference_catalogues.photometry_of(section, band).get("system", section["system"])
 
 
 def _set_zero_point(header: fits.Header, zero_point: ZeroPoint, system: str | None) -> None:
@@ -182,6 +222,17 @@ def _pixel_scale(solution: Solution, header: fits.Header, row: Mapping, options:
         return solution.plate.pixel_scale
     scale = pointing.pointing_of(header, row, options).scale
     return None if scale is None else float(np.sqrt(scale[0] * scale[1]))
+
+
+def say_how_to_try_again(values: dict, product: str) -> None:
+    """Add to the remark of a frame without an answer the command that asks once more, for `product`."""
+    if values["wcs_status"] == NO_ANSWER and "--forcerun" not in values["remark"]:
+        values["remark"] += f"; {again(product)}"
+
+
+def again(product: str) -> str:
+    """The command that makes a product once more."""
+    return f"to try again: snakemake --forcerun {product}, with the options of this run"
 
 
 def write_zero_points(path: str | os.PathLike, rows: list[dict]) -> None:
