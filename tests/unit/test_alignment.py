@@ -76,6 +76,20 @@ def test_select_and_align():
     assert (grid["NAXIS1"], grid["NAXIS2"]) == (1000, 1000) and "CRVAL1" not in grid
 
 
+def test_zero_points_can_tie_frames_registered_by_stars():
+    """Flux factors from zero points where asked for; a frame without one is left out."""
+    rows = [row("a"), row("b"), row("c", fwhm=2.5)]
+    for measured, zero_point in zip(rows, (24.5, np.nan, 25.0), strict=True):
+        measured["zero_point"] = zero_point
+    frames = frames_of({"a": star_table(3.5, -2.0), "b": star_table(-1.0, 8.0), "c": star_table(0.0, 0.0)})
+    options = REGISTRATION | {"flux_scale": "zero_points"}
+    table, _ = alignment.select_and_align(rows, frames, OPTIONS, options)
+    assert list(table["used"]) == [True, False, True] and "no zero point" in table["reason"][1]
+    assert table["flux_scale"][0] == pytest.approx(10**0.2)
+    rows[2]["zero_point"] = np.nan
+    assert not alignment.select_and_align(rows, frames, OPTIONS, options)[0]["used"].any()
+
+
 def test_selection_survives_the_file(tmp_path):
     """Numbers come back to the last bit, sentences and unknown values too."""
     table, _ = selection()

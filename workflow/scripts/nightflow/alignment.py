@@ -174,7 +174,35 @@ def _without_solution(table, frames: Mapping[str, Frame]) -> dict[str, RejectedF
 def by_stars(frames: Mapping[str, Frame], reference: str, table, options: Mapping) -> Alignment:
     """Engine ``astroalign``: asterisms, on the grid of the reference frame."""
     transforms = registration.register_group({name: f.sources for name, f in frames.items()}, reference, options)
+    if options["flux_scale"] == "zero_points":
+        transforms = _by_zero_points(transforms, reference, table)
     return Alignment(transforms, _size(frames[reference].shape), _cd_matrix_of(frames[reference]))
+
+
+def _by_zero_points(transforms: Mapping, reference: str, table) -> dict:
+    """The transforms with flux factors from zero points; a frame without one is left out."""
+    factors = _zero_point_factors(reference, table)
+    tied: dict[str, Transform | RejectedFrame] = {}
+    for name, transform in transforms.items():
+        if isinstance(transform, RejectedFrame):
+            tied[name] = transform
+        elif name in factors:
+            tied[name] = replace(transform, flux_scale=factors[name][0], flux_scale_error=factors[name][1])
+        else:
+            tied[name] = RejectedFrame(_NO_ZERO_POINT)
+    return tied
+
+
+def _zero_point_factors(reference: str, table) -> dict:
+    """Flux factors and errors of the frames that have a zero point."""
+    zero_points, exposures = _zero_points_and_exposures(table)
+    if not np.isfinite(zero_points[reference]):
+        raise RejectedFrame(f"its reference frame has {_NO_ZERO_POINT}")
+    return fluxscales.from_zero_points(zero_points, exposures, reference)
+
+
+def _zero_points_and_exposures(table) -> tuple[dict, dict]:
+    return tuple({str(row["frame"]): float(row[name]) for row in table} for name in ("zero_point", "exptime"))
 
 
 def _size(shape: tuple[int, int]) -> fits.Header:
@@ -207,7 +235,7 @@ def by_sky(frames: Mapping[str, Frame], reference: str, table, options: Mapping)
     transforms = {
         name: Transform(
             correction @ linear[name], solutions[name].rms / scale, solutions[name].n_matched, *factors[name]
-        ) if name in factors else RejectedFrame("no zero point (registration.flux_scale: zero_points)")
+        ) if name in factors else RejectedFrame(_NO_ZERO_POINT)
         for name, correction in zip(names, corrections, strict=True)
     }  # fmt: skip
     return Alignment(transforms, grid.header(), grid.matrix)
@@ -224,13 +252,9 @@ def _place(solution: skygrid.SolvedFrame, matrix: np.ndarray, scale: float) -> t
 
 def _flux_factors(names: list[str], stars: sharedstars.SharedStars, reference: str, table, options: Mapping) -> dict:
     """Flux factor and its error of each frame, but for those that have no zero point and must have one."""
-    zero_points, exposures = (
-        {str(row["frame"]): float(row[name]) for row in table} for name in ("zero_point", "exptime")
-    )
     if options["flux_scale"] == "zero_points":
-        if not np.isfinite(zero_points[reference]):
-            raise RejectedFrame("its reference frame has no zero point (registration.flux_scale: zero_points)")
-        return fluxscales.from_zero_points(zero_points, exposures, reference)
+        return _zero_point_factors(reference, table)
+    zero_points, exposures = _zero_points_and_exposures(table)
     if options["flux_scale"] == "stars":
         zero_points = dict.fromkeys(names, np.nan)
     return fluxscales.from_stars(stars, names, exposures, zero_points, reference)
@@ -316,6 +340,7 @@ def read_transforms(path: str | os.PathLike) -> dict[str, Transform]:
     return transforms
 
 
+_NO_ZERO_POINT = "no zero point (registration.flux_scale: zero_points)"
 _GIVEN = ("xx", "xy", "x0", "yx", "yy", "y0", "flux_scale")
 
 ENGINES = {
