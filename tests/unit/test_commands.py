@@ -216,7 +216,7 @@ def make_odd_files():
     [
         ("sky -i none.fits", "sky: none.fits: No such file or directory"),
         ("sky -i .", "sky: .: Is a directory"),
-        ("sky -i text.fits", "text.fits is unreadable"),
+        ("sky -i text.fits", "text.fits is unreadable: it is no FITS file (one begins with SIMPLE)"),
         ("sky -i empty.fits", "empty.fits is unreadable: it has no image"),
         ("sky -i short.fits", "short.fits is truncated"),
         ("sky -i nan.fits", "no pixel of nan.fits has a value"),

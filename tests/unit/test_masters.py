@@ -309,6 +309,16 @@ def test_dead_and_deviant_pixels_are_found_in_the_flat(camera):
     assert bad.dtype == np.uint16
 
 
+def test_bad_columns_do_not_change_the_scale_of_a_flat(camera):
+    """The mean over good pixels is 1, however many dead and deviant ones there are."""
+    whole = masters.make_flat(flats_of(camera), bias_of(camera), None, DETECTOR, {})
+    camera.response[:, 70], camera.response[20:25, 20] = 0.4, 1.6
+    flat = masters.make_flat(flats_of(camera), bias_of(camera), None, DETECTOR, {})
+    good = masters.find_bad_pixels(None, flat, {}) == 0
+    assert not good[:, 70].any() and flat.data[good].mean(dtype=np.float64) == pytest.approx(1, abs=1e-6)
+    assert np.median(flat.data[good] / whole.data[good]) == pytest.approx(1, abs=1e-3)
+
+
 def test_a_map_needs_a_master():
     with pytest.raises(ValueError, match="needs a dark or a flat"):
         masters.find_bad_pixels(None, None, {})

@@ -68,6 +68,43 @@ def test_a_bad_pixel_counts_as_zero_and_a_neighbour_spoils_the_curve_of_growth()
     assert alone.tolist() == [True, False, True]
 
 
+def test_local_sky_takes_away_what_the_model_of_the_sky_left():
+    """A slope and a step under the stars, and faint neighbours in the rings, do not change the fluxes."""
+    image, x, y = star_image(flux=5e4)
+    truth = photometry.aperture_fluxes(image, x, y, np.array([4.5]))[0][:, 0]
+    image.data += np.linspace(-30, 60, 420, dtype=np.float32) + np.where(np.arange(420) > 200, 20, 0)[:, None]
+    table = sources.detect_sources(image)
+    photometry.measure_apertures(image, table, {**OPTIONS, "sky": "local"})
+    found = np.array(
+        [np.argmin(np.hypot(table["x"].value - a, table["y"].value - b)) for a, b in zip(x, y, strict=True)]
+    )
+    main = [k for k in range(5) if image.header[f"APRAD{k + 1}"] == image.header["APRADIUS"]][0]
+    inside = (np.abs(y - 200) > 30) & (x > 40) & (x < 380)
+    flux, error = (table[name].value[found, main] for name in ("aperture_flux", "aperture_flux_err"))
+    pull = ((flux - truth) / error)[inside]
+    print(f"pull {pull.mean():+.2f} +- {pull.std():.2f}; levels {table['local_sky'].value[found][inside][:4]}")
+    assert str(table["local_sky"].unit) == "electron" and np.abs(pull).max() < 4 and abs(np.mean(pull)) < 0.7
+    assert np.all(error > photometry.aperture_fluxes(image, x, y, np.array([image.header["APRADIUS"]]))[1][:, 0] * 0.99)
+
+
+@pytest.mark.accuracy
+def test_the_correction_is_right_in_a_crowd():
+    """With two stars in the area of the largest aperture; where none stands alone the profile is assumed."""
+    found = []
+    for seed in range(6):
+        made = fields.star_field(350, shape=(400, 400), fwhm=3.0, beta=3.5, faintest=400.0, sky=200.0, seed=seed)
+        image = made.image()
+        image.data -= np.float32(200.0)
+        table = sources.detect_sources(image)
+        photometry.measure_apertures(image, table, OPTIONS)
+        header = image.header
+        share = photometry.enclosed(header["APRADIUS"] / 3.05, 3.5)
+        found.append((header["APCOR"] * share, header["APCORERR"], header["APCORN"]))
+        print(f"APCOR / expected {found[-1][0]:.4f} +- {found[-1][1]:.4f} from {found[-1][2]} stars")
+    assert abs(np.median([ratio for ratio, _, _ in found]) - 1) < 0.02
+    assert all(abs(ratio - 1) < 3 * error + 0.01 for ratio, error, _ in found)
+
+
 def test_a_frame_without_stars_has_no_apertures():
     image, _, _ = star_image()
     table = sources.detect_sources(image)[:0]
@@ -75,12 +112,13 @@ def test_a_frame_without_stars_has_no_apertures():
     assert "APRADIUS" not in image.header and "aperture_flux" not in table.colnames
 
 
-def test_a_crowd_has_apertures_but_perhaps_no_correction(monkeypatch):
+def test_a_crowd_has_apertures_and_an_assumed_correction(monkeypatch):
     image, _, _ = star_image()
     monkeypatch.setattr(photometry, "_growth_stars", lambda *arguments: np.zeros(0, dtype=int))
     table = sources.detect_sources(image)
     photometry.measure_apertures(image, table, OPTIONS)
-    assert image.header["APCOR"] == 1.0 and image.header["APCORN"] == 0 and "APCORERR" not in image.header
+    assert image.header["APCORN"] == 0 and image.header["APCORERR"] == 0.05
+    assert image.header["APCOR"] == pytest.approx(1.069, abs=0.002)
 
 
 def test_without_apertures_the_detections_flux_counts():

@@ -478,17 +478,26 @@ def _normalised(flat: Image, norm: float | None, options: dict, pattern: str | N
 
 def _normalise(data, uncertainty, mask, norm: float | None, options: dict) -> float | None:
     """Divide by `norm`, else by the mean over good pixels, in place; that number, or None without a good pixel."""
-    lowest = options.get("low_response", 0.2) * _typical(data, norm)
+    typical = _typical(data, norm)
+    lowest = options.get("low_response", 0.2) * typical
     with np.errstate(invalid="ignore"):
         good, low = data >= lowest, data < lowest
     if not good.any():
         return None
-    norm = float(data[good].mean(dtype=np.float64)) if norm is None else norm
+    norm = _mean_response(data, uncertainty, good, typical, options) if norm is None else norm
     data /= np.float32(norm)
     uncertainty /= np.float32(norm)
     data[low], uncertainty[low] = 1, 0
     mask[low] |= np.uint16(MaskBit.LOW_RESPONSE)
     return norm
+
+
+def _mean_response(data, uncertainty, good, typical: float, options: dict) -> float:
+    """Mean of the pixels of usable response that are neither dead nor deviant: how many of those a detector has must
+    not change the scale of its fluxes."""
+    relative = Image(data / np.float32(typical), np.zeros(data.shape, np.uint16), uncertainty / np.float32(typical))
+    sound = good & (find_bad_pixels(None, relative, options) == 0)
+    return float(data[sound if sound.any() else good].mean(dtype=np.float64))
 
 
 def _typical(data: np.ndarray, norm: float | None) -> float:

@@ -8,15 +8,18 @@ import numpy as np
 from astropy.io import fits
 
 from nightflow.products import UNUSABLE, Image, MaskBit
-from nightflow.sources import DETECTION_DEFAULTS, close_pairs, seeing, stamps
+from nightflow.sources import DETECTION_DEFAULTS, close_pairs, dilate, seeing, stamps
 
-DEFAULTS = {**DETECTION_DEFAULTS, "apertures": [1.0, 2.0, 3.0, 4.0]}
+DEFAULTS = {**DETECTION_DEFAULTS, "apertures": [1.0, 2.0, 3.0, 4.0], "sky": "global"}
 #: Mask bits that make a flux wrong.
 SPOILT = int(UNUSABLE | MaskBit.SATURATED | MaskBit.NONLINEAR)
 _CHUNK = 1000  # stars whose pixels are held at once
 _LEAST_SNR = 50.0  # of the stars of the curve of growth
 _MOST_STARS, _ENOUGH_STARS = 200, 5
 _ANNULUS = (1.25, 2.0)  # of the local sky around them, in radii of the largest aperture
+_REACH = 2.0  # FWHM around sources that count as no sky
+# Profile assumed where no star stands alone, and how wrong the correction from it may be.
+_MOFFAT_BETA, _ASSUMED_ERROR = 3.5, 0.05
 
 
 def measure_apertures(image: Image, table, options: Mapping) -> None:
@@ -26,11 +29,14 @@ def measure_apertures(image: Image, table, options: Mapping) -> None:
     ----------
     image : `~nightflow.products.Image`
         Sky-subtracted pixels. Its header gets APRAD1, APRAD2, ... (radii, px), APRADIUS (that of the main aperture),
-        APCOR (factor from the flux in it to the total), APCORERR and APCORN (stars behind it).
+        APCOR (factor from the flux in it to the total), APCORERR and APCORN (stars behind it; where none stands alone,
+        APCOR is that of a Moffat profile).
     table : `~astropy.table.QTable`
         Sources with ``x y flags snr fwhm``. It gets ``aperture_flux`` and ``aperture_flux_err``, shape (n, apertures).
     options : mapping
-        ``aperture`` (the main one) and ``apertures``, radii in FWHM of the frame; the largest counts as total.
+        ``aperture`` (the main one) and ``apertures``, radii in FWHM of the frame; the largest counts as total. ``sky``:
+        ``global`` takes the image as it is, ``local`` subtracts the level in a ring around each source, where ten
+        pixels show it; the column ``local_sky`` then has that.
     """
     options = {**DEFAULTS, **options}
     fwhm, _, stars = seeing(table)
@@ -42,17 +48,38 @@ def measure_apertures(image: Image, table, options: Mapping) -> None:
     x, y = (np.asarray(getattr(table[name], "value", table[name]), dtype=float) for name in ("x", "y"))
     flux, error = aperture_fluxes(image, x, y, radii)
     unit = getattr(table["flux"], "unit", None) or 1
+    lit = near_sources(image.shape, x, y, _REACH * fwhm)
+    if options["sky"] == "local":
+        level, level_error = local_sky(image, lit, x, y, radii[-1])
+        known = np.isfinite(level)
+        flux[known] -= np.pi * radii**2 * level[known, None]
+        error[known] = np.hypot(error[known], np.pi * radii**2 * level_error[known, None])
+        table["local_sky"] = level * unit
     table["aperture_flux"], table["aperture_flux_err"] = flux * unit, error * unit
     chosen = _growth_stars(table, x, y, fwhm, radii[-1])
-    correction = aperture_correction(image, x[chosen], y[chosen], flux[chosen, main], error[chosen, main], radii[-1])
+    correction = aperture_correction(
+        image, lit, x[chosen], y[chosen], flux[chosen, main], error[chosen, main], radii[-1]
+    )
     header = image.header
     for number, radius in enumerate(radii, start=1):
         header[f"APRAD{number}"] = (float(radius), f"[pix] radius of aperture {number}")
     header["APRADIUS"] = (float(radii[main]), "[pix] radius of the main aperture")
+    if not correction[2]:
+        ratio = enclosed(radii[-1] / fwhm, _MOFFAT_BETA) / enclosed(radii[main] / fwhm, _MOFFAT_BETA)
+        correction = ratio, _ASSUMED_ERROR, 0
     header["APCOR"] = (correction[0], "total flux / flux in the main aperture")
-    if correction[2]:
-        header["APCORERR"] = (correction[1], "standard error of APCOR")
+    header["APCORERR"] = (correction[1], "standard error of APCOR")
     header["APCORN"] = (correction[2], "stars that APCOR was measured on")
+
+
+def enclosed(radius, beta: float):
+    """Share of a Moffat profile's light within a radius in FWHM.
+
+    References
+    ----------
+    Moffat (1969), A&A 3, 455.
+    """
+    return 1 - (1 + (2 * radius) ** 2 * (2 ** (1 / beta) - 1)) ** (1 - beta)
 
 
 def aperture_fluxes(image: Image, x, y, radii) -> tuple[np.ndarray, np.ndarray]:
@@ -104,7 +131,7 @@ def _growth_stars(table, x, y, fwhm: float, reach: float) -> np.ndarray:
     good &= (np.asarray(table["snr"]) > _LEAST_SNR) & (np.abs(width / fwhm - 1) < 0.25)
     flux = np.asarray(getattr(table["flux"], "value", table["flux"]), dtype=float)
     for share in (0.005, 0.02, 0.1):
-        alone = good & isolated(x, y, flux, 2 * reach, share)
+        alone = good & isolated(x, y, flux, reach + 1.5 * fwhm, share)
         if alone.sum() >= _ENOUGH_STARS:
             break
     return np.flatnonzero(alone)[:_MOST_STARS]
@@ -120,8 +147,31 @@ def isolated(x, y, flux, radius: float, share: float) -> np.ndarray:
     return alone
 
 
-def aperture_correction(image: Image, x, y, flux, error, radius: float) -> tuple[float, float, int]:
+def near_sources(shape, x, y, radius: float) -> np.ndarray:
+    """Pixels within `radius` of a source, which show no sky.
+
+    Returns
+    -------
+    lit : ndarray of bool, shape (ny, nx)
+    """
+    lit = np.zeros(shape, dtype=bool)
+    rows, columns = (np.clip(np.rint(c).astype(int), 0, n - 1) for c, n in zip((y, x), shape, strict=True))
+    lit[rows, columns] = True
+    return dilate(lit, radius)
+
+
+def aperture_correction(image: Image, lit, x, y, flux, error, radius: float) -> tuple[float, float, int]:
     """Ratio of the total flux, within `radius` above the local sky, to the flux in the main aperture.
+
+    Parameters
+    ----------
+    image : `~nightflow.products.Image`
+    lit : ndarray of bool, shape (ny, nx)
+        Pixels that show no sky.
+    x, y, flux, error : ndarray, shape (n,)
+        Stars without neighbours, their fluxes in the main aperture and the errors of these.
+    radius : float
+        Of the largest aperture, px.
 
     Returns
     -------
@@ -133,7 +183,7 @@ def aperture_correction(image: Image, x, y, flux, error, radius: float) -> tuple
     ratio, sigma = [], []
     for start in range(0, len(x), 50):
         part = slice(start, start + 50)
-        total, total_error = _total_flux(image, x[part], y[part], radius)
+        total, total_error = _total_flux(image, lit, x[part], y[part], radius)
         ratio.append(total / flux[part])
         # the pixels of the small aperture are in both sums
         sigma.append(np.sqrt(np.maximum(total_error**2 - error[part] ** 2, 0.0)) / flux[part])
@@ -152,25 +202,50 @@ def aperture_correction(image: Image, x, y, flux, error, radius: float) -> tuple
     return float((weight * ratio).sum() / weight.sum()), float(spread / np.sqrt(weight.sum())), len(ratio)
 
 
-def _total_flux(image: Image, x, y, radius: float) -> tuple[np.ndarray, np.ndarray]:
-    """Flux within `radius` above the sky in a ring around it; NaN where pixels are unusable."""
+def _total_flux(image: Image, lit, x, y, radius: float) -> tuple[np.ndarray, np.ndarray]:
+    """Flux within `radius` above the sky in a ring around it, if there is some; NaN where pixels are unusable."""
+    flux, error = (values[:, 0] for values in aperture_fluxes(image, x, y, np.array([radius])))
+    level, level_error = (np.nan_to_num(values) for values in local_sky(image, lit, x, y, radius))
+    area = np.pi * radius**2
+    half = int(np.ceil(radius + 1))
+    spoilt = stamps((image.mask & SPOILT) != 0, x, y, half, fill=True) & (_overlap(_distances(x, y, half), radius) > 0)
+    return np.where(spoilt.any(axis=(1, 2)), np.nan, flux - level * area), np.hypot(error, area * level_error)
+
+
+def local_sky(image: Image, lit, x, y, radius: float) -> tuple[np.ndarray, np.ndarray]:
+    """Level of the sky in a ring around each source.
+
+    Parameters
+    ----------
+    image : `~nightflow.products.Image`
+    lit : ndarray of bool, shape (ny, nx)
+        Pixels that show no sky.
+    x, y : ndarray, shape (n,)
+    radius : float
+        Of the largest aperture, px; the ring reaches from 1.25 to 2 times that.
+
+    Returns
+    -------
+    level, error : ndarray, shape (n,)
+        Median without outliers, per pixel, and its standard error; NaN where fewer than ten pixels show the sky.
+    """
     inner, outer = (radius * factor for factor in _ANNULUS)
     half = int(np.ceil(outer + 1))
-    distance = _distances(x, y, half)
-    light = stamps(np.where(np.isfinite(image.data), image.data, np.float32(0)), x, y, half)
-    noise = stamps(np.nan_to_num(image.uncertainty), x, y, half)
-    bad = stamps((image.mask & SPOILT) != 0, x, y, half, fill=True)
-    weight = _overlap(distance, radius)
-    ring = (distance > inner) & (distance < outer) & ~bad
-    level = np.array([_clipped_median(values[where]) for values, where in zip(light, ring, strict=True)])
-    area, number = weight.sum(axis=(1, 2)), np.maximum(ring.sum(axis=(1, 2)), 1)
-    flux = (weight * light).sum(axis=(1, 2)) - level * area
-    sky_noise = np.array(
-        [np.median(values[where]) if where.any() else np.nan for values, where in zip(noise, ring, strict=True)]
-    )
-    error = np.sqrt((weight**2 * noise**2).sum(axis=(1, 2)) + (area * sky_noise) ** 2 * np.pi / 2 / number)
-    spoilt = (bad & (weight > 0)).any(axis=(1, 2))
-    return np.where(spoilt, np.nan, flux), error
+    dark = np.where(lit | ((image.mask & SPOILT) != 0) | ~np.isfinite(image.data), np.float32(np.nan), image.data)
+    level, error = np.full(len(x), np.nan), np.full(len(x), np.nan)
+    for start in range(0, len(x), _CHUNK // 10):
+        part = slice(start, start + _CHUNK // 10)
+        distance = _distances(x[part], y[part], half)
+        light, noise = (
+            stamps(dark, x[part], y[part], half, fill=np.nan),
+            stamps(image.uncertainty, x[part], y[part], half),
+        )
+        ring = (distance > inner) & (distance < outer) & np.isfinite(light)
+        for i, (values, sigma, where) in enumerate(zip(light, noise, ring, strict=True), start):
+            if where.sum() >= 10:
+                level[i] = _clipped_median(values[where])
+                error[i] = np.median(sigma[where]) * np.sqrt(np.pi / 2 / where.sum())
+    return level, error
 
 
 def _clipped_median(values: np.ndarray) -> float:

@@ -59,7 +59,7 @@ class RawFile:
             raise
         except Exception as error:  # on a damaged header the reader raises whatever it stumbles over
             _raise_if_storage(error)
-            raise RejectedFrame(f"{self.path.name} is unreadable: {error}") from error
+            raise RejectedFrame(f"{self.path.name} is unreadable: {_in_words(error)}") from error
         self._check_size(self.path.stat().st_size)
 
     def _read_layout(self, hdu) -> None:
@@ -147,6 +147,16 @@ class RawFile:
         pixels = np.array(stored, dtype=np.float32)
         pixels[np.isinf(pixels)] = np.nan
         return pixels
+
+
+def _in_words(error: Exception) -> str:
+    """What is wrong with a file, for people; the reader's own advice is for programmers."""
+    said = " ".join(str(error).split())
+    if "No SIMPLE card" in said:
+        return "it is no FITS file (one begins with SIMPLE)"
+    if said == "Empty or corrupt FITS file":
+        return "it is empty or no FITS file"
+    return said
 
 
 def _raise_if_storage(error: Exception) -> None:
