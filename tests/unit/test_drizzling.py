@@ -9,7 +9,7 @@ from astropy.wcs import WCS
 from test_stacking import OPTIONS as STACK
 from test_stacking import dithers, reference_header, shift, stars, write
 
-from nightflow import drizzling
+from nightflow import drizzling, products
 from nightflow.products import MaskBit
 from nightflow.steps import UserError
 
@@ -140,6 +140,9 @@ def test_flags_and_gaps(tmp_path):
     assert (image.mask[20:28, 20:28] == MaskBit.NO_DATA).all() and np.isnan(image.data[20:28, 20:28]).all()
     assert (image.mask[80:84, 100:104] & MaskBit.SATURATED).all() and np.isfinite(image.data[80:84, 100:104]).all()
     assert (image.extensions["COVERAGE"][20:28, 20:28] == 0).all() and image.mask[50, 50] == 0
+    products.write_image(tmp_path / "stack.fits", image)
+    again = products.read_header(tmp_path / "stack.fits")
+    assert {"NOISECOR", "PIXFRAC", "DRIZSCAL", "STACKKRN"} <= set(again)
 
 
 def test_the_finer_header_points_to_the_same_sky():

@@ -165,8 +165,8 @@ def _product(drizzle, header: fits.Header, plain: Image, options: Mapping, total
     ]
     header["STACKKRN"] = ("drizzle", "drops of input pixels, no interpolation")
     header["PIXFRAC"] = (options["pixfrac"], "side of a drop in input pixels")
-    header["DRIZSCAL"] = (options["drizzle_scale"], "side of a pixel in pixels of the grid of the frames")
-    header["NOISECOR"] = (round(noise_correlation(options), 5), "noise of large areas over that of independent pixels")
+    header["DRIZSCAL"] = (options["drizzle_scale"], "side of a pixel, pixels of the grid")
+    header["NOISECOR"] = (round(noise_correlation(options), 5), "noise of large areas over independent pixels")
     header.remove("NOISEBOX", ignore_missing=True)
     if "SATURATE" in header:
         header["SATURATE"] *= options["drizzle_scale"] ** 2

@@ -51,7 +51,7 @@ def middle(header: fits.Header) -> float:
 def cards(motion: Mapping, mjd: float) -> fits.Header:
     """What a stack says of the motion: rate, direction, and the time at which its sky coordinates hold."""
     header = fits.Header()
-    header["MOVRATE"] = (float(motion["rate"]), f"[{motion['unit']}] the stack follows an object at this rate")
+    header["MOVRATE"] = (float(motion["rate"]), f"[{motion['unit']}] rate of the object followed")
     header["MOVPA"] = (float(motion["position_angle"]), "[deg] position angle of its motion")
     header["MOVMJD"] = (round(mjd, 8), "[d] time at which the sky coordinates hold")
     return header
