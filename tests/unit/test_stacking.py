@@ -543,11 +543,48 @@ def test_header(tmp_path):
     gain = image.header["GAIN"]
     assert 100 / gain == pytest.approx(250 / 9)
     assert (image.header["RDNOISE"] / gain) ** 2 == pytest.approx((25 + 0.25 * 25 + 25) / 9, rel=1e-4)
+    assert image.header["EFFEXP"] == pytest.approx(60 * gain)
     assert image.header["SATURATE"] == 30000
+    assert (image.header["STACKMET"], image.header["STACKREJ"]) == ("mean", "none")
     table = image.extensions["INPUTS"]
     assert list(table["frame"]) == ["f0", "f1", "f2"]
     assert list(table["x_0"]) == [0, 1, 2]
     assert list(table["flux_scale"]) == [1.0, 0.5, 1.0]
+
+
+@pytest.mark.parametrize("method", ["mean", "sum", "median"])
+def test_gain_and_read_noise_give_the_scatter(tmp_path, method):
+    """A stack's variance is signal / GAIN + (RDNOISE / GAIN)^2, also of a median and a sum."""
+    rng = np.random.default_rng(8)
+    shape, read_noise = (150, 150), 5.0
+    inputs = []
+    for k in range(6):
+        data = rng.poisson(400, shape) + rng.normal(0, read_noise, shape)
+        inputs.append((write(tmp_path / f"{k}.fits", data, sigma=read_noise, RDNOISE=read_noise), np.eye(3)))
+    image = make(inputs, shape=shape, method=method, rejection="none")
+    gain, noise = image.header["GAIN"], image.header["RDNOISE"]
+    expected = image.data.mean(dtype=float) / gain + (noise / gain) ** 2
+    assert image.data.var(dtype=float) == pytest.approx(expected, rel=0.05)
+
+
+def test_skies_are_matched_where_frames_overlap(tmp_path):
+    """Frames with skies of their own leave no seam, and INPUTS says what was subtracted."""
+    shape, skies = (300, 500), (0.0, 40.0, -25.0)
+    rng = np.random.default_rng(9)
+    inputs = [
+        (write(tmp_path / f"{k}.fits", rng.normal(sky, SKY_SIGMA, (300, 260)), sigma=SKY_SIGMA), shift(120 * k, 0))
+        for k, sky in enumerate(skies)
+    ]
+    steps = {}
+    for mode in ("none", "constant"):
+        image = make(inputs, shape=shape, match_sky=mode)
+        columns = image.data[10:-10, 10:-10].mean(axis=0).reshape(-1, 20).mean(axis=1)
+        steps[mode] = np.abs(np.diff(columns)).max()
+    print(f"largest step along the mosaic: {steps}")
+    assert steps["none"] > 10
+    assert steps["constant"] < 1.5
+    offsets = image.extensions["INPUTS"]["sky_offset"]
+    np.testing.assert_allclose(offsets, np.array(skies) - np.mean(skies), atol=0.8)
 
 
 def test_product_is_readable(tmp_path):
