@@ -136,7 +136,14 @@ def test_a_stack_on_the_sky(solved, tmp_path):
     """Engine wcs: select and stack alone are redone; north is up, and stars lie where the catalogue has them."""
     workspace = solved.copy(tmp_path / "sky")
     options = {**OPTIONS, "registration": {"engine": "wcs"}}
-    assert set(workspace.planned(**options)) == {"select_frames", "stack", "report", "all"}
+    assert set(workspace.planned(**options)) == {
+        "select_frames",
+        "stack",
+        "catalogue",
+        "match_catalogues",
+        "report",
+        "all",
+    }
     workspace.run(**options)
     with fits.open(workspace.results / "stacks" / "M67" / "V.fits") as hdus:
         stack, data, coverage = hdus[0].header, hdus[0].data, hdus["COVERAGE"].data
