@@ -1,7 +1,8 @@
-# nightflow: from a night of raw CCD or CMOS frames to calibrated frames, sky tables and stacks.
+# nightflow: from a night of raw CCD or CMOS frames to calibrated frames, sky tables, stacks and light curves.
 #
 #     raw bias, dark, flat ──> masters ──┐
-#     raw lights ────────────────────────┴─> calibrate ─> mask ─> sky [─> solve] ─┬─> select_frames ─> stack
+#     raw lights ────────────────────────┴─> calibrate ─> mask ─> sky [─> solve] ─┬─> select_frames ─> stack ─> catalogue
+#                                                                                 ├──────────> light curves <───┘
 #                                                                                 └──────────────────> report
 
 from snakemake.utils import min_version

@@ -39,6 +39,7 @@ def matched(table, x, y):
     return np.array([np.argmin(np.hypot(table["x"] - a, table["y"] - b)) for a, b in zip(x, y, strict=True)])
 
 
+@pytest.mark.accuracy
 @pytest.mark.parametrize("engine", ["segmentation", "daofind", "peaks"])
 def test_stars_are_found_and_measured(options, engine):
     x, y, magnitude, image = field()

@@ -87,6 +87,7 @@ def test_every_star_is_measured_on_every_frame(night, made):
     )
 
 
+@pytest.mark.accuracy
 def test_amplitude_and_mean_of_the_variable(night, made):
     row, curve = of(night, made, VARIABLE)
     assert made[1]["STARID"] == row["id"] and not row["in_ensemble"]
@@ -97,6 +98,7 @@ def test_amplitude_and_mean_of_the_variable(night, made):
     assert abs(slope - 1) < 0.05 and abs(mean) < 0.01
 
 
+@pytest.mark.accuracy
 def test_errors_match_the_scatter(night, made):
     """All constant stars, bright ones with their excess and faint ones with their photons: pulls of 0.9 to 1.1."""
     pulls = []

@@ -9,6 +9,7 @@ import pytest
 
 from nightflow import products, quality
 from nights import Workspace
+from transits import fit
 
 pytestmark = pytest.mark.workflow
 
@@ -33,18 +34,23 @@ def test_every_light_is_in_the_stack(hatp32, selection):
 
 def test_transforms_agree_with_the_plate_solutions(selection, shared_data):
     """The middle of each frame lies where the sky says on the reference frame."""
-    table = shared_data / "hatp32_microobs" / "truth" / "tycho2_plate_solutions.csv"
-    rows = [line for line in table.read_text().splitlines() if not line.startswith("#")]
-    plates = {row["file"].split(".")[0]: corners(row) for row in csv.DictReader(rows)}
+    found = plates(shared_data)
     matrices = {str(row["frame"]): quality.matrix_of(row) for row in selection}
-    reference = plates[next(str(row["frame"]) for row in selection if row["reference"])]
+    reference = found[next(str(row["frame"]) for row in selection if row["reference"])]
     middle = np.array([324.5, 249.5, 1.0])
     errors = []
     for frame, matrix in matrices.items():
         predicted = on_sky(reference, matrix @ middle)
-        errors.append(float(np.hypot(*(predicted - on_sky(plates[frame], middle)))) * 3600 / 5.165)
+        errors.append(float(np.hypot(*(predicted - on_sky(found[frame], middle)))) * 3600 / 5.165)
     print(f"middles agree with the plate solutions to {np.median(errors):.2f} px, at most {max(errors):.2f} px")
     assert len(errors) == 24 and np.median(errors) < 0.5
+
+
+def plates(shared_data):
+    """Corners of the frames on the sky, by frame."""
+    table = shared_data / "hatp32_microobs" / "truth" / "tycho2_plate_solutions.csv"
+    rows = [line for line in table.read_text().splitlines() if not line.startswith("#")]
+    return {row["file"].split(".")[0]: corners(row) for row in csv.DictReader(rows)}
 
 
 def corners(row):
@@ -65,3 +71,43 @@ def test_saturation_is_the_twelve_bit_one_and_the_report_has_it(hatp32):
     assert found["saturation_used"] == "4095" and found["gain_used"] == ""
     frame = next((hatp32.results / "calibrated").glob("*.fits"))
     assert products.read_header(frame)["SATURATE"] == 4095
+
+
+#: HAT-P-32 and its planet: place on the sky (degrees), and orbit (Hartman et al. 2011, ApJ 742, 59).
+HATP32 = (31.04282, 46.68784)
+ORBIT = {"period": 2.15000825, "distance": 6.05, "inclination": 88.98, "limb": (0.35, 0.25)}
+#: Published from all frames of the night: BJD in TDB, and (radius of the planet / radius of the star)^2.
+MIDDLE, DEPTH = 2458107.71406, 0.0237
+
+
+@pytest.fixture(scope="module")
+def curves(hatp32):
+    path = hatp32.results / "lightcurves" / "HATP-32" / "Clear.fits"
+    assert path.with_suffix(".png").stat().st_size > 10_000
+    return {name: products.read_table(path, name)[0] for name in ("STARS", "LIGHTCURVES")}, products.read_header(path)
+
+
+def test_the_ensemble_scatters_by_less_than_a_percent(curves):
+    """Half a hundred thousand photons a star and no flat: the median of the ensemble's stars."""
+    (tables, header) = curves
+    scatter = np.asarray(tables["STARS"]["scatter"])[np.asarray(tables["STARS"]["in_ensemble"])]
+    print(f"{len(scatter)} stars: {1000 * np.median(scatter):.1f} mmag, at most {1000 * scatter.max():.1f}")
+    assert len(scatter) >= 8 and np.median(scatter) < 0.01 and header["ENSRMS"] < 0.01
+
+
+def test_the_transit_is_that_of_the_planet(curves, selection, shared_data):
+    """Depth within 0.5 %, middle within 15 minutes of what the full set gave."""
+    from scipy.optimize import fsolve
+
+    plate = plates(shared_data)[next(str(row["frame"]) for row in selection if row["reference"])]
+    offset = np.array([(HATP32[0] - 31.25) * np.cos(np.radians(46.73)), HATP32[1] - 46.73])
+    place = fsolve(lambda point: on_sky(plate, point) - offset, [325.0, 250.0])
+    tables, header = curves
+    stars, measured = tables["STARS"], tables["LIGHTCURVES"]
+    star = stars[np.argmin(np.hypot(stars["x"] - place[0], stars["y"] - place[1]))]
+    assert np.hypot(star["x"] - place[0], star["y"] - place[1]) < 2 and not star["in_ensemble"]
+    curve = measured[np.asarray(measured["id"]) == star["id"]]
+    columns = (np.asarray(curve[name], dtype=float) for name in ("bjd_tdb", "flux", "flux_err", "airmass"))
+    middle, ratio = fit(*columns, MIDDLE, **ORBIT)
+    print(f"depth {100 * ratio**2:.2f} %, middle {1440 * (middle - MIDDLE):+.1f} min, {header['BJDPOS']}")
+    assert len(curve) == 24 and abs(ratio**2 - DEPTH) < 0.005 and abs(middle - MIDDLE) * 1440 < 15

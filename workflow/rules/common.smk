@@ -682,14 +682,14 @@ def files_of_target(folder):
 
 
 def light_curves():
-    """Light curves of the stacks with enough frames."""
+    """Light curves of the stacks with enough frames, in which the stars stand still."""
     least = config["lightcurves"]["min_frames"]
     if least is None or config["catalogue"]["engine"] == "none":
         return []
     return [
         f"{RESULTS}/lightcurves/{target}/{name}.fits"
         for (target, name), frames in PLAN.stacks.items()
-        if len(frames) >= least
+        if len(frames) >= least and not moving_target(target)
     ]
 
 

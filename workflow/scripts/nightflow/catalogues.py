@@ -50,8 +50,9 @@ def make(image: Image, options: Mapping, sections: Mapping):
     table.remove_column("found")
     photometry.measure_apertures(image, table, sections["photometry"])
     if "aperture_flux" not in table.colnames:
+        radii = {sections["photometry"]["aperture"], *sections["photometry"]["apertures"]}
         for name in ("aperture_flux", "aperture_flux_err"):
-            table[name] = np.full((len(table), len(sections["photometry"]["apertures"]) + 1), np.nan)
+            table[name] = np.full((len(table), len(radii)), np.nan)
     if options["psf"]:
         _add_psf(image, table, fwhm)
     return calibrated(table, image.header)

@@ -15,6 +15,7 @@ from astropy.io import fits
 
 from nightflow import barycentre, ensemble, forced, photometry, products, quality
 from nightflow.products import MaskBit, RejectedFrame
+from nightflow.steps import UserError
 
 _MAGNITUDE = 2.5 / np.log(10)
 _SHARES = (0.01, 0.05, 0.2)  # of a neighbour's flux, within which a star of the ensemble counts as alone
@@ -107,6 +108,8 @@ def make(catalogue, header: fits.Header, frames: Sequence[FrameInput], star: Map
     ------
     RejectedFrame
         If no frame shows the stars, or there are no stars to compare with.
+    UserError
+        If ``aperture`` is none of ``apertures``.
     """
     frames = sorted(frames, key=lambda frame: (frame.row["mjd_mid"] or np.inf, frame.row["frame"]))
     seen = observe(catalogue, frames, options, registration_options)
@@ -135,7 +138,7 @@ def observe(catalogue, frames: Sequence[FrameInput], options: Mapping, registrat
         raise RejectedFrame("no frame shows a star")
     typical = float(np.nanmedian(fwhm))
     radii = np.array([max(factor * typical, 1.5) for factor in sorted(options["apertures"])])
-    annulus = tuple(max(factor * typical, radii[-1] + 1 + k) for k, factor in enumerate(options["annulus"]))
+    annulus = tuple(max(factor * typical, radii[-1] + 1 + k) for k, factor in enumerate(sorted(options["annulus"])))
     n, f, a = len(catalogue), len(frames), len(radii)
     seen = Observations(
         radii, *(np.full((n, f), np.nan) for _ in range(3)), *(np.full((n, f, a), np.nan) for _ in range(2)),
@@ -207,6 +210,8 @@ def _solve(catalogue, seen: Observations, eligible, options: Mapping) -> tuple[e
     fixed = options["aperture"]
     apertures = range(len(seen.radii))
     if fixed != "auto":
+        if fixed not in options["apertures"]:
+            raise UserError(f"lightcurves.aperture is {fixed}, must be auto or one of {options['apertures']}")
         apertures = [sorted(options["apertures"]).index(fixed)]
     model = None if options["zero_point"] == "auto" else options["zero_point"]
     solutions, reason = [], ""
