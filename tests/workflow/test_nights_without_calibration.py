@@ -107,6 +107,7 @@ def test_the_transit_is_that_of_the_planet(curves, selection, shared_data):
     star = stars[np.argmin(np.hypot(stars["x"] - place[0], stars["y"] - place[1]))]
     assert np.hypot(star["x"] - place[0], star["y"] - place[1]) < 2 and not star["in_ensemble"]
     curve = measured[np.asarray(measured["id"]) == star["id"]]
+    curve = curve[np.isfinite(np.asarray(curve["flux"], dtype=float))]
     columns = (np.asarray(curve[name], dtype=float) for name in ("bjd_tdb", "flux", "flux_err", "airmass"))
     middle, ratio = fit(*columns, MIDDLE, **ORBIT)
     print(f"depth {100 * ratio**2:.2f} %, middle {1440 * (middle - MIDDLE):+.1f} min, {header['BJDPOS']}")

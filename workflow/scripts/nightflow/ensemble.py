@@ -25,6 +25,7 @@ _NOISE_OF_SPREAD = 1.65  # of a variance from the median absolute deviation, ove
 _STEADY = 2e-3  # mag: no star leaves the ensemble for less
 _OUTLIER = 4.0  # sigma of a single measurement
 _MOST_OF_WEIGHT = 0.8  # that the members make up
+_LEAST_IN_FRAME = 3  # members, where there are so many
 _JUDGES = 20  # candidates by which one solution is told better than another
 _GAIN_OF_PLANE = 0.95  # scatter with the plane, over that with a constant, below which the plane is used
 
@@ -179,7 +180,12 @@ def _without_lightweights(stars: _Members, fewest: int) -> _Members:
     order = np.argsort(-weight, kind="stable")
     before = np.cumsum(weight[order]) - weight[order]
     number = max(int((before < _MOST_OF_WEIGHT * weight.sum()).sum()), 2 * fewest)
-    return stars.only(np.sort(order[:number]))
+    kept = np.zeros(len(order), dtype=bool)
+    kept[order[:number]] = True
+    for f in np.flatnonzero((stars.good & kept[:, None]).sum(axis=0) < _LEAST_IN_FRAME):  # a field that drifts away
+        best = np.argsort(-stars.weight[:, f], kind="stable")[:_LEAST_IN_FRAME]
+        kept[best[stars.good[best, f]]] = True
+    return stars.only(kept)
 
 
 def _fit(stars: _Members):

@@ -20,6 +20,7 @@ from nightflow.steps import UserError
 _MAGNITUDE = 2.5 / np.log(10)
 _SHARES = (0.01, 0.05, 0.2)  # of a neighbour's flux, within which a star of the ensemble counts as alone
 _ENOUGH_STARS = 15
+_AS_GOOD = 1.05  # scatter, in units of the least, within which an aperture is as good as the best
 _LEAST_SNR = 5.0  # of the stars that tell how errors compare with scatter
 _LEAST_POINTS = 5
 _RAY = 5.0  # sigma above the star's median from which a flagged cosmic ray is believed
@@ -225,7 +226,9 @@ def _solve(catalogue, seen: Observations, eligible, options: Mapping) -> tuple[e
             reason = str(verdict)
     if not solutions:
         raise RejectedFrame(f"no light curves: {reason}")
-    _, chosen, found = min(solutions, key=lambda solution: solution[:2])
+    # of apertures as good as each other the largest, which seeing and centring matter least in
+    least = min(scatter for scatter, _, _ in solutions)
+    _, chosen, found = max((s for s in solutions if s[0] <= _AS_GOOD * least), key=lambda solution: solution[1])
     return found, chosen
 
 
