@@ -32,7 +32,7 @@ rule all:
 
 
 onstart:
-    products.remove_scratch(RESULTS)
+    atomic.remove_scratch(RESULTS)
 
 
 onsuccess:

@@ -8,7 +8,7 @@ import os
 import pytest
 import yaml
 
-from nightflow import configuration
+from nightflow import atomic, configuration
 
 
 @pytest.fixture(scope="module")
@@ -100,11 +100,11 @@ def test_results_folders_that_snakemake_would_misread_are_refused(path):
 
 def test_unchanged_text_is_not_written_again(tmp_path):
     path = tmp_path / "a" / "t.txt"
-    configuration.write_if_changed(path, "x")
+    atomic.write_if_changed(path, "x")
     os.utime(path, (1, 1))
-    configuration.write_if_changed(path, "x")
+    atomic.write_if_changed(path, "x")
     assert path.stat().st_mtime == 1
-    configuration.write_if_changed(path, "y")
+    atomic.write_if_changed(path, "y")
     assert path.read_text() == "y" and path.stat().st_mtime > 1
 
 

@@ -232,6 +232,13 @@ def test_slugs_are_safe_and_tell_texts_apart(first, second):
     assert (slugs[0] == slugs[1]) == (words[0] == words[1]) or slugs[0] != slugs[1]
 
 
+def test_names_do_not_repeat_themselves_until_snakemake_refuses_them():
+    for text in ("x" * 68, "ab" * 40, "M51" * 30):
+        for name in (frames.slug(text, "none"), frames.frame_id(f"{text}.fits")):
+            assert not re.search(r"(.+?)\1{15,}", name) and len(name) < 40
+    assert frames.slug("x" * 67, "none") != frames.slug("x" * 68, "none")
+
+
 @given(st.lists(TEXT.filter(lambda text: "\0" not in text), min_size=2, max_size=4))
 def test_frame_ids_are_safe_and_unique(parts):
     name = "/".join(part.replace("/", "") or "x" for part in parts)

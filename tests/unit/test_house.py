@@ -129,4 +129,5 @@ def test_every_step_names_its_inputs(root):
     """What a script writes carries the names and sums of what it read."""
     for script in (root / "workflow" / "scripts").glob("*.py"):
         text = script.read_text(encoding="utf-8")
-        assert "steps.logged(snakemake.log[0], snakemake.input)" in text, script.name
+        inputs = ("snakemake.input", "[*snakemake.input, *snakemake.params.frames]")
+        assert any(f"steps.logged(snakemake.log[0], {paths})" in text for paths in inputs), script.name

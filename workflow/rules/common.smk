@@ -7,9 +7,9 @@ from snakemake.utils import update_config
 
 # The library. Its files are named one by one, since a remote module fetches only what is named.
 MODULES = (
-    "__init__ alignment asterisms astrometry astrometry_net badpixels barycentre "
-    "bayer calibration catalogues characterisation charts combination combine "
-    "commands composites configuration cosmicrays crosscorrelation crossmatch "
+    "__init__ alignment asterisms astrometry astrometry_net atomic badpixels "
+    "barycentre bayer calibration catalogues characterisation charts combination "
+    "combine commands composites configuration cosmicrays crosscorrelation crossmatch "
     "detector drizzling ensemble explain extinction failures fluxscales forced frames "
     "fringes headervalues instruments inventory joining joint_astrometry lacosmic "
     "lightcurve_plots lightcurves lights lineage masters matching measurement medians "
@@ -34,6 +34,7 @@ LIBRARY = {name: source_file(f"../scripts/nightflow/{name}.py") for name in MODU
 sys.path.insert(0, str(Path(LIBRARY["__init__"]).parents[1]))
 
 from nightflow import (
+    atomic,
     configuration,
     failures,
     cosmicrays,
@@ -42,7 +43,6 @@ from nightflow import (
     nova,
     online_catalogues,
     planning,
-    products,
     provenance,
     steps,
     verify,
@@ -142,7 +142,7 @@ def make_plan():
         return planning.assemble(rows, config, library)
     finally:
         if workflow.is_main_process:
-            configuration.write_if_changed(f"{RESULTS}/frames.tsv", frames.to_tsv(rows))
+            atomic.write_if_changed(f"{RESULTS}/frames.tsv", frames.to_tsv(rows))
 
 
 def hide_key():
@@ -214,7 +214,7 @@ def record_configuration():
     """Leave what the present configuration is, for the command `verify`."""
     digests = {stage: digest(stage) for stage in SECTIONS}
     text = verify.record(digests, {**config, "results_dir": RESULTS})
-    configuration.write_if_changed(f"{RESULTS}/{verify.RECORD}", text)
+    atomic.write_if_changed(f"{RESULTS}/{verify.RECORD}", text)
 
 
 try:
@@ -225,12 +225,16 @@ except OSError as error:
 
 
 def raw(frames):
-    """Files of raw frames as inputs.
+    """Files of raw frames as inputs, without those that a camera whose clock is ahead wrote.
 
-    Their times are not compared with those of the products, since a camera's clock may be ahead, or an old frame take
-    the place of a new one: a rule's parameter `raw` has the size and time of each, and any change of it counts.
+    Snakemake fails a job whose input is younger than its output. So scripts have the paths as a parameter, and the
+    parameter `raw` has the size and time of each file, any change of which counts, be it to an earlier time.
     """
-    return [ancient(frame.path) for frame in frames]
+    return [ancient(frame.path) for frame in frames if not frame.state[2]]
+
+
+def paths(frames):
+    return [frame.path for frame in frames]
 
 
 def state(frames):
@@ -383,6 +387,10 @@ def fringe_frames(wildcards):
     return [f"{RESULTS}/masked/{frame.frame}.fits" for frame in lights]
 
 
+# On a cluster the steps of a frame are one job, but fringes are found in the masked frames of a whole night.
+GROUP_OF_SKY = "sky" if config["fringes"]["correct"] else "frame"
+
+
 def inputs_of_sky(wildcards):
     found = {"masked": f"{RESULTS}/masked/{wildcards.frame}.fits"}
     if wildcards.frame in PLAN.fringe_of:
@@ -404,7 +412,7 @@ def corners(item):
 
 def inputs_of_light(wildcards):
     frame = light(wildcards)
-    found = {"light": ancient(frame.path), **masters_of(frame)}
+    found = {"light": raw([frame]), **masters_of(frame)}
     found |= detector_of(frame.frame, frame.detector)
     if frame.flat:
         found["flat"] = master_path(frame.flat)
@@ -456,6 +464,9 @@ def engine_of_solve():
 
 
 SOLVER = engine_of_solve()
+GROUP_OF_SOLVE = (
+    "solve" if SOLVER == "scamp" else GROUP_OF_SKY
+)  # SCAMP solves a target as a whole
 ONLINE = config["reference_catalogue"]["online"] if SOLVER != "none" else None
 FIELDS = online_catalogues.fields_of(PLAN.lights, config) if ONLINE else {}
 

@@ -8,12 +8,15 @@ rule calibrate:
     benchmark:
         f"{RESULTS}/benchmarks/calibrate/{{frame}}.tsv"
     priority: 20
+    group:
+        "frame"
     conda:
         "../../envs/calibrate.yaml"
     threads: 1
     resources:
         mem_mb=memory(6),
     params:
+        frames=lambda wildcards: paths([light(wildcards)]),
         raw=lambda wildcards: state([light(wildcards)]),
         hdu=lambda wildcards: light(wildcards).hdu,
         row=lambda wildcards: light(wildcards).cards(),
@@ -37,6 +40,8 @@ rule mask:
     benchmark:
         f"{RESULTS}/benchmarks/mask/{{frame}}.tsv"
     priority: 30
+    group:
+        "frame"
     conda:
         "../../envs/mask.yaml"
     threads: 1
@@ -65,6 +70,8 @@ rule preview:
     benchmark:
         f"{RESULTS}/benchmarks/preview/{{frame}}.tsv"
     priority: 35
+    group:
+        "frame"
     conda:
         "../../envs/report.yaml"
     threads: 1
@@ -114,6 +121,8 @@ rule sky:
     benchmark:
         f"{RESULTS}/benchmarks/sky/{{frame}}.tsv"
     priority: 40
+    group:
+        GROUP_OF_SKY
     conda:
         "../../envs/mask.yaml"
     threads: 1

@@ -49,6 +49,7 @@ rule master_bias:
     resources:
         mem_mb=memory(1),
     params:
+        frames=lambda wildcards: paths(master(wildcards).frames),
         raw=lambda wildcards: state(master(wildcards).frames),
         hdu=hdus,
         detector=lambda wildcards: master(wildcards).like.detector,
@@ -77,6 +78,7 @@ rule master_dark:
     resources:
         mem_mb=memory(1),
     params:
+        frames=lambda wildcards: paths(master(wildcards).frames),
         raw=lambda wildcards: state(master(wildcards).frames),
         hdu=hdus,
         exptimes=exptimes,
@@ -129,6 +131,7 @@ rule master_flat:
     resources:
         mem_mb=memory(1),
     params:
+        frames=lambda wildcards: paths(master(wildcards).frames),
         raw=lambda wildcards: state(master(wildcards).frames),
         hdu=hdus,
         exptimes=exptimes,
@@ -159,6 +162,7 @@ rule library_master:
     resources:
         mem_mb=memory(3),
     params:
+        frames=lambda wildcards: paths(master(wildcards).frames),
         raw=lambda wildcards: state(master(wildcards).frames),
         hdu=lambda wildcards: master(wildcards).like.hdu,
         kind=lambda wildcards: master(wildcards).kind,

@@ -57,6 +57,8 @@ rule solve:
     benchmark:
         f"{RESULTS}/benchmarks/solve/{{frame}}.tsv"
     priority: 45
+    group:
+        GROUP_OF_SOLVE
     conda:
         "../../envs/stack.yaml"
     threads: 1

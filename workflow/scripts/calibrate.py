@@ -33,9 +33,9 @@ def main(
 
 
 if "snakemake" in globals():
-    with steps.logged(snakemake.log[0], snakemake.input):
+    with steps.logged(snakemake.log[0], [*snakemake.input, *snakemake.params.frames]):
         main(
-            snakemake.input.light,
+            snakemake.params.frames[0],
             snakemake.params.hdu,
             {kind: snakemake.input.get(kind) for kind in ("bias", "dark", "flat", "bad_pixels")},
             snakemake.params.corners,

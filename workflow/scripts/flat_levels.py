@@ -3,7 +3,7 @@
 import logging
 
 from nightflow import characterisation, masters, products, steps
-from nightflow.configuration import write_if_changed
+from nightflow.atomic import write_if_changed
 
 
 def main(chips, output, options):

@@ -13,9 +13,9 @@ def main(path, hdu, kind, output, options, configuration):
 
 
 if "snakemake" in globals():
-    with steps.logged(snakemake.log[0], snakemake.input):
+    with steps.logged(snakemake.log[0], [*snakemake.input, *snakemake.params.frames]):
         main(
-            snakemake.input[0],
+            snakemake.params.frames[0],
             snakemake.params.hdu,
             snakemake.params.kind,
             snakemake.output[0],

@@ -13,9 +13,9 @@ def main(frames, hdu, output, detector, options, configuration):
 
 
 if "snakemake" in globals():
-    with steps.logged(snakemake.log[0], snakemake.input):
+    with steps.logged(snakemake.log[0], [*snakemake.input, *snakemake.params.frames]):
         main(
-            snakemake.input.frames,
+            snakemake.params.frames,
             snakemake.params.hdu,
             snakemake.output[0],
             snakemake.params.detector,

@@ -14,9 +14,9 @@ def main(frames, hdu, exptimes, bias, output, detector, options, configuration):
 
 
 if "snakemake" in globals():
-    with steps.logged(snakemake.log[0], snakemake.input):
+    with steps.logged(snakemake.log[0], [*snakemake.input, *snakemake.params.frames]):
         main(
-            snakemake.input.frames,
+            snakemake.params.frames,
             snakemake.params.hdu,
             snakemake.params.exptimes,
             snakemake.input.get("bias"),

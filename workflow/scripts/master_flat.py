@@ -20,9 +20,9 @@ def main(frames, hdu, exptimes, paths, corners, measured, levels, output, detect
 
 
 if "snakemake" in globals():
-    with steps.logged(snakemake.log[0], snakemake.input):
+    with steps.logged(snakemake.log[0], [*snakemake.input, *snakemake.params.frames]):
         main(
-            snakemake.input.frames,
+            snakemake.params.frames,
             snakemake.params.hdu,
             snakemake.params.exptimes,
             {kind: snakemake.input.get(kind) for kind in ("bias", "dark")},

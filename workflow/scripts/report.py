@@ -1,7 +1,7 @@
 """Gather the tables of a run and write its report."""
 
 from nightflow import charts, page, prov, report, steps
-from nightflow.configuration import write_if_changed
+from nightflow.atomic import write_if_changed
 
 
 def main(inputs, output, templates, results, preview_size, night_of):

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nightflow.configuration import write_if_changed
+from nightflow.atomic import write_if_changed
 from nightflow.detector import Amplifier, SignalRows, find_saturation
 from nightflow.photontransfer import measure_gain, measure_read_noise, sample
 from nightflow.products import RejectedFrame

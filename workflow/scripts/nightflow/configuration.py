@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import os
-from pathlib import Path
 
 
 class ConfigurationError(ValueError):
@@ -181,14 +180,3 @@ def as_list(value) -> list:
     if value is None:
         return []
     return list(value) if isinstance(value, (list, tuple)) else [value]
-
-
-def write_if_changed(path: str | os.PathLike, text: str) -> None:
-    """Write `text` to `path` in one step, unless that is its content already."""
-    path = Path(path)
-    if path.is_file() and path.read_text(encoding="utf-8") == text:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.part")
-    scratch.write_text(text, encoding="utf-8")
-    os.replace(scratch, path)

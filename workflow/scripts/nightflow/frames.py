@@ -62,8 +62,9 @@ class Frame:
         What the header says of the detector, as plain values; no column.
     glass : str or None
         For a channel of a one-shot colour frame the filter in the beam, which its flats share; no column.
-    state : list of int
-        Size in bytes and time of change (ns) of the file when it was scanned; no column.
+    state : list
+        Size in bytes and time of change (ns) of the file, and whether that lay in the future when the file was first
+        read; no column.
     site : dict
         ``latitude``, ``longitude`` (degrees, east positive) and ``height`` (m), None where unknown; no column.
     """
@@ -97,7 +98,7 @@ class Frame:
     flat: str | None = None
     detector: dict = field(default_factory=dict, repr=False)
     glass: str | None = None
-    state: list[int] = field(default_factory=list, repr=False)
+    state: list = field(default_factory=list, repr=False)
     site: dict = field(default_factory=dict, repr=False)
 
     def reject(self, reason: str) -> None:
@@ -144,8 +145,13 @@ def slug(text: str | None, empty: str) -> str:
     spaced = "_".join((text or "").split())
     if not spaced:
         return empty
-    kept = re.sub(r"[^A-Za-z0-9._-]", "", spaced).lstrip("._-")[:80]
+    kept = _shortened(re.sub(r"[^A-Za-z0-9._-]", "", spaced).lstrip("._-"))
     return kept if kept == spaced else f"{kept or 'x'}-{_digest(spaced)}"
+
+
+def _shortened(text: str) -> str:
+    """The beginning of `text`, with what is repeated many times once: Snakemake takes that for an endless recursion."""
+    return re.sub(r"(.{1,8}?)\1{15,}", r"\1", text[:1000])[:80]
 
 
 def _digest(text: str) -> str:
@@ -180,7 +186,7 @@ def frame_id(name: str, hdu: int | str = 0, several: bool = False) -> str:
     for ending in (*inventory.COMPRESSED, *inventory.SUFFIXES):
         if stem.lower().endswith(ending):
             stem = stem[: -len(ending)]
-    identity = re.sub(r"[^A-Za-z0-9._-]+", "_", stem.replace("/", ".")).lstrip("._-")[:80]
+    identity = _shortened(re.sub(r"[^A-Za-z0-9._-]+", "_", stem.replace("/", ".")).lstrip("._-"))
     if identity.replace(".", "/") != stem:  # something was lost, or a dot stood in the name itself
         identity = f"{identity or 'x'}-{_digest(stem)}"
     return f"{identity}.hdu{_first(hdu)}" if several else identity
@@ -233,7 +239,7 @@ def build(
             if ready:
                 values["kind"] = _kind_of_master(hdu["cards"], dialect, file.name)
             frame = Frame(frame_id(file.name, hdu["hdu"], several), file.path, hdu["hdu"])
-            frame.state = [file.size, file.mtime_ns]
+            frame.state = [file.size, file.mtime_ns, content.get("ahead", False)]
             _describe(frame, file.name, hdu, values, dialect, overrides or [], site or {})
             split = split_colours and frame.detector["bayer"] and frame.kind == "light"
             frames += _channels(frame) if split else [frame]

@@ -37,9 +37,12 @@ class _Step:
         return [(path, datasum(path)) for path in self.paths]
 
     def names(self, product: str | os.PathLike) -> list[tuple[str, str]]:
-        """Inputs as a product names them: within the results by their path there, others by their file name."""
+        """Inputs as a product names them: within the results by their path there, others by their file name.
+
+        In order of these names, so that it does not matter where the folders lie.
+        """
         results = os.path.commonpath([self.anchor, os.path.abspath(product)])
-        return [(_name(path, results), total) for path, total in self.sums]
+        return sorted((_name(path, results), total) for path, total in self.sums)
 
 
 _step: ContextVar[_Step | None] = ContextVar("step", default=None)

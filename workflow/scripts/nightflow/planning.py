@@ -16,7 +16,8 @@ from pathlib import Path
 from nightflow import frames as frame_table
 from nightflow import headervalues, inventory, matching
 from nightflow import instruments as dialects
-from nightflow.configuration import as_list, canonical, write_if_changed
+from nightflow.atomic import write_if_changed
+from nightflow.configuration import as_list, canonical
 from nightflow.frames import OK, Frame, slug
 from nightflow.instruments import Instrument
 from nightflow.inventory import HeaderCache, RawFile, find_files

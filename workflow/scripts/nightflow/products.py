@@ -12,14 +12,11 @@ import enum
 import io
 import math
 import os
-import platform
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from copy import copy
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from astropy.io import fits
@@ -27,9 +24,9 @@ from astropy.io.fits.hdu.compressed import DITHER_SEED_CHECKSUM, SUBTRACTIVE_DIT
 from astropy.utils.exceptions import AstropyWarning
 
 from nightflow import __version__, lineage
+from nightflow.atomic import replacing
 
 REJECTED = "REJECTED"
-SCRATCH = ".part"  # how the name of a product ends while it is written
 
 
 class MaskBit(enum.IntFlag):
@@ -156,28 +153,6 @@ def _is_standard(card: fits.Card) -> bool:
     return commentary or bool(re.fullmatch(r"[A-Z0-9_-]{1,8} *", image[:8])) and image[8:10] == "= "
 
 
-@contextmanager
-def replacing(path: str | os.PathLike) -> Iterator[Path]:
-    """Path of a scratch file beside `path` that takes its place when the block ends without an error.
-
-    A job killed half way thus never leaves a file that could be taken for a whole one.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{platform.node()}-{os.getpid()}{SCRATCH}")
-    try:
-        yield scratch
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)
-
-
-def remove_scratch(folder: str | os.PathLike) -> None:
-    """Remove what killed jobs left half written below `folder`; no job may be running."""
-    for path in Path(folder).rglob(f".*{SCRATCH}"):
-        path.unlink(missing_ok=True)
-
-
 def write_fits(path: str | os.PathLike, hdus: Iterable) -> None:
     """Write HDUs with CHECKSUM and DATASUM, the step's inputs, and without the time of writing, to `path` at once."""
     hdulist = fits.HDUList(list(hdus))
@@ -186,21 +161,34 @@ def write_fits(path: str | os.PathLike, hdus: Iterable) -> None:
     hdulist = _with_tiles_as_tables(hdulist)
     for hdu in hdulist:
         hdu.add_checksum(when="of this HDU")
-    try:
-        with replacing(path) as scratch, open(scratch, "wb") as file:
-            hdulist.writeto(_Stream(file))
-    except OSError as error:
-        cause = error if error.errno is not None else error.__context__  # astropy rewords what the disk said
-        if isinstance(cause, OSError):
-            cause.filename = os.fspath(path)
-        raise cause from None
+    with replacing(path) as scratch, open(scratch, "wb") as file:
+        stream = _Stream(file)
+        try:
+            hdulist.writeto(stream)
+            file.flush()
+        except Exception as error:
+            said = stream.error or error
+            if isinstance(said, OSError):
+                said.filename = os.fspath(path)
+            raise said from None
 
 
 class _Stream:
-    """A file as a mere stream: to a real file astropy writes pixels with a call that does not say why it failed."""
+    """A file as a mere stream that remembers what went wrong in it.
+
+    To a real file astropy writes pixels with a call that does not say why it failed, and it rewords all errors.
+    """
 
     def __init__(self, file):
-        self.write, self.flush, self.tell = file.write, file.flush, file.tell
+        self._file, self.error = file, None
+        self.flush, self.tell = file.flush, file.tell
+
+    def write(self, content) -> int:
+        try:
+            return self._file.write(content)
+        except OSError as error:
+            self.error = error
+            raise
 
 
 def _with_tiles_as_tables(hdus: fits.HDUList) -> fits.HDUList:
@@ -223,16 +211,19 @@ def write_image(path: str | os.PathLike, image: Image, compression: str = "none"
     image : `Image`
         The pixels and cards to write. ``BUNIT`` must be in the header.
     compression : {'none', 'rice'}
-        ``rice``: tiles compressed by Rice's method, floating-point pixels after quantising them with subtractive
-        dithering to a 16th of the noise (Pence, Seaman & White 2009, PASP 121, 414), the mask without loss. The
-        science pixels are in the extension ``SCI`` then, since a primary HDU cannot be compressed.
+        ``rice``: tiles compressed by Rice's method, pixels after quantising them with subtractive dithering (Pence,
+        Seaman & White 2009, PASP 121, 414) in steps of a 16th of the image's median uncertainty, the uncertainty in
+        steps of a 64th, the mask without loss. The science pixels are in the extension ``SCI`` then, since a primary
+        HDU cannot be compressed. An image whose uncertainty is not known stays plain.
     """
     header = clean_header(image.header)
     header["NFVERS"] = (__version__, "nightflow version")
-    if compression == "rice":
-        primary = [fits.PrimaryHDU(header=header), _quantised(image.data, header.copy(), "SCI")]
+    known = image.uncertainty[np.isfinite(image.uncertainty)] if compression == "rice" else image.uncertainty[:0]
+    sigma = float(np.median(known)) if known.size else 0.0
+    if sigma > 0:
+        primary = [fits.PrimaryHDU(header=header), _quantised(image.data, sigma / 16, header.copy(), "SCI")]
         mask = fits.CompImageHDU(np.ascontiguousarray(image.mask, dtype=np.uint16), name="MASK")
-        uncertainty = _quantised(image.uncertainty, fits.Header(), "UNCERT")
+        uncertainty = _quantised(image.uncertainty, sigma / 64, fits.Header(), "UNCERT")
     else:
         primary = [fits.PrimaryHDU(np.ascontiguousarray(image.data, dtype=np.float32), header)]
         mask = fits.ImageHDU(np.ascontiguousarray(image.mask, dtype=np.uint16), name="MASK")
@@ -245,13 +236,13 @@ def write_image(path: str | os.PathLike, image: Image, compression: str = "none"
     write_fits(path, [*primary, mask, uncertainty, *(_extension(k, v) for k, v in image.extensions.items())])
 
 
-def _quantised(pixels: np.ndarray, header: fits.Header, name: str) -> fits.CompImageHDU:
+def _quantised(pixels: np.ndarray, step: float, header: fits.Header, name: str) -> fits.CompImageHDU:
     return fits.CompImageHDU(
         np.ascontiguousarray(pixels, dtype=np.float32),
         header,
         name=name,
         compression_type="RICE_1",
-        quantize_level=16.0,
+        quantize_level=-step,  # an absolute one: tiles without noise would be gzipped, with the time in their headers
         quantize_method=SUBTRACTIVE_DITHER_1,
         dither_seed=DITHER_SEED_CHECKSUM,  # of the pixels: the same pixels give the same bytes
     )

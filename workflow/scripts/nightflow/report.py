@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from nightflow import extinction, page, previews, products, transfer, weakness
-from nightflow.configuration import write_if_changed
+from nightflow.atomic import write_if_changed
 
 _IDENTITY = ["frame", "target", "filter", "date_obs"]
 _LISTED = 5
