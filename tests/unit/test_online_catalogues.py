@@ -160,6 +160,11 @@ def test_overlapping_fields_are_one_catalogue(sky, tmp_path):
     assert max(single) < len(stars) < sum(single)
 
 
+def test_several_frames_rank_their_stars_in_a_filter_that_has_magnitudes():
+    rows = [{"filter": "Ha", "mjd_mid": 60000.0}, {"filter": "G", "mjd_mid": 60002.0}, {"filter": None}]
+    assert solving.middle(rows, online_catalogues.resolved(SECTION)) == {"mjd_mid": 60001.0, "filter": "G"}
+
+
 @pytest.mark.parametrize("reach", [0.4, 2.0, 12.0])
 def test_a_field_holds_all_around_its_pointings_and_neighbours_share_it(reach):
     rng = np.random.default_rng(2)

@@ -10,7 +10,8 @@ def main(sources, catalogues, output, rows, sections):
             frames[row["frame"]] = (*products.read_table(path), row)
         except products.RejectedFrame:
             continue  # `solve` says why
-    stars = solving.read_catalogue(catalogues, sections["reference_catalogue"], solving.middle(rows))
+    section = sections["reference_catalogue"]
+    stars = solving.read_catalogue(catalogues, section, solving.middle(rows, section))
     answers = joint_astrometry.solve_target(frames, stars, sections["astrometry"])
     joint_astrometry.write_answers(output, answers)
 

@@ -50,7 +50,7 @@ def solve_target(
         If SCAMP is not installed.
     """
     programs.find("scamp")
-    alone = {name: astrometry.solve(*frame, sky, {**options, "engine": "catalogue"}) for name, frame in frames.items()}
+    alone = _alone(frames, sky, options)
     answers = {name: _own(solution) for name, solution in alone.items()}
     degree, found = _degree(alone)
     if not found:
@@ -63,6 +63,22 @@ def solve_target(
     except programs.ProgramFailed as error:
         return answers | {name: _no(alone[name], str(error)) for name in found}
     return answers | {n: _judged(p, frames[n][0], alone[n], sky) for n, p in zip(found, together, strict=True)}
+
+
+def _alone(frames: Mapping[str, tuple], sky, options: Mapping) -> dict[str, Solution]:
+    """Solution of each frame by itself: where the last one was, or else by a search."""
+    solutions, last = {}, fits.Header()
+    for name, (sources, header, row) in frames.items():
+        told = header.copy()
+        astrometry.set_wcs(told, last)
+        nearby = {**options, "engine": "header", "refine": True}
+        if "CRVAL1" in last and isinstance(sky, ReferenceStars):
+            solutions[name] = astrometry.solve(sources, told, row, sky, nearby)
+        if name not in solutions or solutions[name].plate is None:
+            solutions[name] = astrometry.solve(sources, header, row, sky, {**options, "engine": "catalogue"})
+        if (plate := solutions[name].plate) is not None:
+            last = plates.sip_header(plate, solutions[name].shape)
+    return solutions
 
 
 def _degree(alone: Mapping[str, Solution]) -> tuple[int, list[str]]:

@@ -61,10 +61,11 @@ def read_catalogue(paths, section: Mapping, row: Mapping) -> ReferenceStars | No
     return reference_catalogues.joined(parts) if parts else missing
 
 
-def middle(rows: Sequence[Mapping]) -> dict:
-    """What stands for several frames in `read_catalogue`: the mean of their times, in no filter."""
+def middle(rows: Sequence[Mapping], section: Mapping) -> dict:
+    """What stands for several frames in `read_catalogue`: the mean of their times, a filter that has magnitudes."""
     times = [row["mjd_mid"] for row in rows if row.get("mjd_mid") is not None]
-    return {"mjd_mid": float(np.mean(times)) if times else None}
+    bands = [row["filter"] for row in rows if reference_catalogues.photometry_of(section, row.get("filter"))]
+    return {"mjd_mid": float(np.mean(times)) if times else None, "filter": bands[0] if bands else None}
 
 
 def solve_frame(sources, header: fits.Header, row: Mapping, catalogue, sections: Mapping, joint=None):
