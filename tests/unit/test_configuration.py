@@ -118,6 +118,17 @@ def test_unchanged_text_is_not_written_again(tmp_path):
             {"selection": {"max_fwhm": 4.5, "max_sky": "3 sigma"}},
         ),
         ({"photometry": {"apertures": ["1", "2.5"]}}, {"photometry": {"apertures": [1, 2.5]}}),
+        (
+            {
+                "simulate": {
+                    "seed": "7",
+                    "shape": ["256", "256"],
+                    "dialect": "maxim",
+                    "effects": {"dust": {"enabled": "no"}},
+                }
+            },
+            {"simulate": {"seed": 7, "shape": [256, 256], "dialect": "maxim", "effects": {"dust": {"enabled": False}}}},
+        ),
         ({"sky": {"sigma": "much"}}, {"sky": {"sigma": "much"}}),
         ({"sky": {"sigma": "[3"}}, {"sky": {"sigma": "[3"}}),
         ({"raw_dir": "./20180512"}, {"raw_dir": "./20180512"}),

@@ -60,3 +60,11 @@ def test_many_failures_are_counted(log):
 
 def test_a_run_that_ended_without_a_failed_job_says_where_to_look():
     assert "Snakemake's message above" in failures.describe("Error: Directory cannot be locked.")
+
+
+def test_a_quiet_run_is_known_by_the_logs_of_its_steps(log):
+    log.write_text("ERROR the disk is full: results/masked (No space left on device)\n")
+    folder = log.parents[1]
+    text = failures.describe("", folder, since=0.0)
+    assert "the step mask failed on M67_V_002" in text and "free some space" in text
+    assert "Snakemake's message above" in failures.describe("", folder, since=log.stat().st_mtime + 10)

@@ -1,5 +1,6 @@
 import os
 import sys
+import time
 from pathlib import Path
 
 from snakemake.common.configfile import load_configfile
@@ -95,6 +96,9 @@ PLANNING_ONLY = (
     "attempts",
     "timeout",
 )  # decide which files go where and where they come from, not what is in them
+
+
+STARTED = time.time()
 
 
 def stop(error):
@@ -782,4 +786,4 @@ def print_failures(logs):
     text = "".join(
         Path(log).read_text(encoding="utf-8", errors="replace") for log in logs
     )
-    print(failures.describe(text), end="")
+    print(failures.describe(text, f"{RESULTS}/logs", STARTED), end="")

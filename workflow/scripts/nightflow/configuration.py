@@ -48,10 +48,12 @@ def typed(value, schema: dict):
         Its JSON schema.
     """
     if isinstance(value, dict):
-        known = schema.get("properties", {})
-        return {key: typed(part, known.get(key, {})) for key, part in value.items()}
-    if isinstance(value, list) and "items" in schema:
-        return [typed(part, schema["items"]) for part in value]
+        known = schema.get("properties")
+        if known is None and "additionalProperties" not in schema:  # a section that others check
+            return {key: typed(part, {"not": {"type": "string"}}) for key, part in value.items()}
+        return {key: typed(part, (known or {}).get(key, {})) for key, part in value.items()}
+    if isinstance(value, list):
+        return [typed(part, schema.get("items", schema)) for part in value]
     return _read(value, schema) if isinstance(value, str) else value
 
 

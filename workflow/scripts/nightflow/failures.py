@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +53,7 @@ class Failure:
     def subject(self) -> str:
         """The frame, master or stack that it was about."""
         inside = re.search(r"logs/[^/]+/(.+)\.log$", self.log)
-        return inside[1] if inside else self.product or "its input"
+        return inside[1] if inside else self.product or "the night"
 
 
 def find(text: str) -> list[Failure]:
@@ -77,15 +78,32 @@ def _entry(block: str, name: str) -> str:
     return re.sub(r" \(check log file.*\)$", "", match[1]).split(", ")[0].strip() if match else ""
 
 
-def describe(text: str) -> str:
+def find_in_logs(folder: str | os.PathLike, since: float) -> list[Failure]:
+    """Failed jobs by the logs of their steps, for a run whose own log is empty (``--quiet all``).
+
+    Parameters
+    ----------
+    folder : path-like
+        Folder of the logs.
+    since : float
+        Time when the run began, seconds since the epoch; older logs are of earlier runs.
+    """
+    logs = [path for path in sorted(Path(folder).rglob("*.log")) if path.stat().st_mtime >= since]
+    failed = [path for path in logs if "ERROR " in path.read_text(encoding="utf-8", errors="replace")]
+    return [Failure(path.relative_to(folder).with_suffix("").parts[0], "", str(path)) for path in failed]
+
+
+def describe(text: str, folder: str | os.PathLike = "", since: float = 0.0) -> str:
     """Sentences on the failed jobs of a run.
 
     Parameters
     ----------
     text : str
         Snakemake's own log.
+    folder, since
+        As for `find_in_logs`.
     """
-    failures = find(text)
+    failures = find(text) or (find_in_logs(folder, since) if folder else [])
     if not failures:
         return "nightflow: the run ended early; Snakemake's message above says why\n"
     parts = [_describe(failure, text) for failure in failures[:_SHOWN]]
