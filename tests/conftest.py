@@ -12,6 +12,13 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "workflow" / "scripts"))
 
 
+def pytest_collection_modifyitems(items):
+    """Tests in ``unit`` have that marker, so that ``-m unit`` runs them alone."""
+    for item in items:
+        if "unit" in Path(item.path).parts:
+            item.add_marker(pytest.mark.unit)
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The checkout."""

@@ -39,7 +39,7 @@ def run(tmp_path):
 def record_configuration(results, digest="aa"):
     path = results / verify.RECORD
     path.parent.mkdir(exist_ok=True)
-    path.write_text(verify.record({"mask": digest}, {}))
+    path.write_text(verify.record({"mask": digest}, [], {}))
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int32, np.float32, np.float64])
@@ -129,6 +129,13 @@ def forget_the_frame(run):
     (run / "frames.tsv").write_text(LIGHTS.replace("M67_001", "M67_002"))
 
 
+def leave_a_master(run):
+    """A product whose inputs are not what they were, and which nobody wants any more."""
+    (run / "masters").mkdir()
+    (run / "masked" / "M67_001.fits").rename(run / "masters" / "old.fits")
+    replace_the_input(run)
+
+
 def write_as_another_version(run):
     with fits.open(run / "masked" / "M67_001.fits", mode="update", checksum=True) as hdus:
         hdus[0].header["NFVERS"] = "0.0.1"
@@ -143,13 +150,15 @@ def write_as_another_version(run):
         (replace_the_input, "outdated"),
         (write_as_another_version, "outdated"),
         (forget_the_frame, "left over"),
+        (leave_a_master, "left over"),
     ],
 )
 def test_verify_finds(run, capsys, change, kind):
     change(run)
     assert verify.main([str(run)]) == 1
     printed = capsys.readouterr().out
-    assert f"masked/M67_001.fits: {kind}: " in printed and verify._ADVICE[kind] in printed
+    name = "masters/old.fits" if change is leave_a_master else "masked/M67_001.fits"
+    assert f"{name}: {kind}: " in printed and verify._ADVICE[kind] in printed
 
 
 def test_verify_of_no_run_is_a_sentence(tmp_path, capsys):

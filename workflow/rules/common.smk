@@ -217,7 +217,8 @@ def digest(stage):
 def record_configuration():
     """Leave what the present configuration is, for the command `verify`."""
     digests = {stage: digest(stage) for stage in SECTIONS}
-    text = verify.record(digests, {**config, "results_dir": RESULTS})
+    masters = [*PLAN.masters, *PLAN.bad_pixels, *PLAN.fringes]
+    text = verify.record(digests, masters, {**config, "results_dir": RESULTS})
     atomic.write_if_changed(f"{RESULTS}/{verify.RECORD}", text)
 
 

@@ -11,7 +11,7 @@ import csv
 import json
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ _PER_FRAME = ("calibrated", "masked", "subtracted", "sources", "photometry")
 _ADVICE = {
     "damaged": "delete these files and run snakemake again",
     "outdated": "run snakemake again with the configuration that you want",
-    "left over": "these belong to no light of frames.tsv; delete them if you do not need them",
+    "left over": "these are of an earlier run with other frames; delete them if you do not need them",
 }
 
 
@@ -35,9 +35,9 @@ class Finding:
     sentence: str
 
 
-def record(digests: dict[str, str], options: dict) -> str:
-    """What a run leaves for `check`: version, digests of the options by stage, and the options themselves."""
-    known = {"version": __version__, "digests": digests, "options": options}
+def record(digests: dict[str, str], masters: Iterable[str], options: dict) -> str:
+    """What a run leaves for `check`: version, digests of the options by stage, its masters, and the options."""
+    known = {"version": __version__, "digests": digests, "masters": sorted(masters), "options": options}
     return json.dumps(known, indent=1, sort_keys=True, default=str) + "\n"
 
 
@@ -50,18 +50,17 @@ def check(results: Path) -> Iterator[Finding]:
         If no run has left its configuration there.
     """
     present = json.loads((results / RECORD).read_text(encoding="utf-8"))
-    lights = _lights(results / "frames.tsv")
+    wanted = dict.fromkeys(_PER_FRAME, _lights(results / "frames.tsv")) | {"masters": set(present["masters"])}
     sums = {}
     for path in prov.products_in(results):
         name = path.relative_to(results).as_posix()
         header = prov.header_of(path)
-        for kind, sentence in (
-            *_integrity(path),
-            *_belonging(header, present),
-            *_inputs(header, results, sums),
-            *_membership(path, lights),
-        ):
-            yield Finding(name, kind, sentence)
+        yield from (Finding(name, *found) for found in _integrity(path))
+        if path.parent.name in wanted and _stem(path) not in wanted[path.parent.name]:
+            yield Finding(name, "left over", "the last run had no use for it")
+            continue
+        for found in (*_belonging(header, present), *_inputs(header, results, sums)):
+            yield Finding(name, *found)
 
 
 def _lights(table: Path) -> set[str]:
@@ -106,9 +105,8 @@ def _inputs(header, results: Path, sums: dict[str, str]) -> Iterator[tuple[str, 
             yield "outdated", f"made of another {name} (sum {total}, now {sums[name]})"
 
 
-def _membership(path: Path, lights: set[str]) -> Iterator[tuple[str, str]]:
-    if path.parent.name in _PER_FRAME and path.name.removesuffix(".fz").removesuffix(".fits") not in lights:
-        yield "left over", "its frame is not a light of frames.tsv"
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(".fz").removesuffix(".fits")
 
 
 def main(argv: list[str] | None = None) -> int:
