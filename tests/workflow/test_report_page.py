@@ -77,7 +77,16 @@ def large_page(root, tmp_path_factory):
     lights.loc[1234, "fwhm"], lights.loc[77, ["used", "reason"]] = 6.0, [False, "too few stars"]
     lights = lights.join(weakness.depth_losses(lights))
     stack = {"target": "M51", "filter": "V", "rejected": HOSTILE, "unit": None, "picture": None}
-    night = {"frames": frames, "lights": lights, "stacks": [stack], "masters": [], "previews": []}
+    night = {
+        "frames": frames,
+        "lights": lights,
+        "stacks": [stack],
+        "masters": [],
+        "previews": [],
+        "composites": [],
+        "made": [],
+        "folders": [],
+    }
     night["detector"] = pd.DataFrame({"camera": [HOSTILE], "amplifier": ["0"], "warning": [HOSTILE]}).reindex(
         columns=["camera", "amplifier", "warning"]
         + [f"{a}_{b}" for a in ("gain", "read_noise") for b in ("header", "measured", "used")]

@@ -657,6 +657,13 @@ def frame_previews():
     ]
 
 
+def folders_that_stay():
+    """Folders of single frames that the report links to: not those that `disk: small` empties."""
+    pixel_folders = ("calibrated", "masked", "subtracted")
+    kept = () if config["disk"] == "small" else pixel_folders
+    return [*kept, "sources", *(["photometry"] if SOLVER != "none" else [])]
+
+
 # The parts of the page, which is made of them by the script.
 TEMPLATES = {
     name: Path(source_file(f"../report/{name}")).read_text("utf-8")

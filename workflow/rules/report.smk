@@ -9,6 +9,9 @@ rule report:
         stacks=stacks(),
         masters=all_masters(),
         previews=frame_previews(),
+        catalogues=catalogues(),
+        light_curves=light_curves(),
+        composites=colour_pictures(),
     output:
         page=report(
             f"{RESULTS}/report/index.html",
@@ -60,6 +63,7 @@ rule report:
         mem_mb=memory(2),
     params:
         templates=lambda wildcards: TEMPLATES,
+        folders=folders_that_stay(),
         results=lambda wildcards, output: str(Path(output.quality).parent),
         night_of=NIGHT_OF,
         preview_size=config["report"]["preview_size"],

@@ -4,7 +4,7 @@ from nightflow import charts, page, prov, report, steps
 from nightflow.atomic import write_if_changed
 
 
-def main(inputs, output, templates, results, preview_size, night_of):
+def main(inputs, output, templates, folders, results, preview_size, night_of):
     frames, sky = report.read_tables([inputs["frames"]]), report.read_tables(inputs["sky"])
     quality = report.quality_table(frames, sky, report.read_tables(inputs["selections"]))
     detector = report.gather_rows(inputs["detectors"])
@@ -21,6 +21,9 @@ def main(inputs, output, templates, results, preview_size, night_of):
         **{"frames": frames, "lights": lights, "detector": detector, "stacks": stacks},
         "masters": report.describe_masters(inputs["masters"], frames, results),
         "previews": report.describe_previews(inputs["previews"], results),
+        "composites": report.describe_composites(inputs["composites"], results),
+        "made": {*inputs["catalogues"], *inputs["light_curves"]},
+        "folders": folders,
     }
     write_if_changed(output["page"], page.render(templates, night, results))
     drawn = page.draw_charts(lights, "electron")
@@ -35,6 +38,7 @@ if "snakemake" in globals():
             dict(snakemake.input.items()),
             dict(snakemake.output.items()),
             snakemake.params.templates,
+            snakemake.params.folders,
             snakemake.params.results,
             snakemake.params.preview_size,
             snakemake.params.night_of,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +71,6 @@ _RAW = (
     ("status", "Status", "text", True),
     ("reason", "Why", "text", False),
 )
-_FOLDERS = ("calibrated", "masked", "subtracted", "sources", "photometry")
 _WORST = 5
 _MOST_THUMBNAILS = 60
 _THUMBNAIL = 144  # px
@@ -84,10 +83,11 @@ def render(templates: Mapping[str, str], night: Mapping, results: str) -> str:
     Parameters
     ----------
     templates : mapping of str to str
-        ``night.html.j2`` and what it includes, ``night.css`` and ``night.js``.
+        ``night.html.j2``, ``night.css`` and ``night.js``.
     night : mapping
-        What `nightflow.report` gathered: tables ``frames``, ``lights`` and ``detector``, and lists of dicts ``stacks``,
-        ``masters`` and ``previews``.
+        What `nightflow.report` gathered: tables ``frames``, ``lights`` and ``detector``, lists of dicts ``stacks``,
+        ``composites``, ``masters`` and ``previews``, paths of catalogues and light curves that were ``made``, and
+        ``folders`` of single frames that are kept.
     results : str
         Folder of the products.
 
@@ -121,12 +121,13 @@ def render(templates: Mapping[str, str], night: Mapping, results: str) -> str:
         warnings=_warnings(night),
         charts=draw_charts(lights, unit),
         legend=list(enumerate(filter_names(lights))),
-        stacks=[stack | {"links": _links(stack, results)} for stack in night["stacks"]],
+        stacks=[stack | {"links": _links(stack, night["made"], results)} for stack in night["stacks"]],
+        composites=night["composites"],
         masters=night["masters"],
         detector=night["detector"].to_dict("records"),
         thumbnails=night["previews"] if len(night["previews"]) <= _MOST_THUMBNAILS else [],
         tables={
-            "lights": _table(_with_files(lights, results), _LIGHTS, unit),
+            "lights": _table(_with_files(lights, night, results), _LIGHTS, unit) | {"folders": night["folders"]},
             "calibration": _table(frames[_is_usable_light(frames)], _CALIBRATION, unit),
             "raw": _table(frames, _RAW, unit),
         },
@@ -220,22 +221,22 @@ def _repeated(texts: pd.Series) -> list[str]:
     return [f"{n} {'light' if n == 1 else 'lights'}: {text}" for text, n in counts.items()]
 
 
-def _links(stack: Mapping, results: str) -> list[dict]:
-    """Files that belong to a stack and are there, relative to the page."""
+def _links(stack: Mapping, made: Collection[str], results: str) -> list[dict]:
+    """Files that belong to a stack, relative to the page."""
     target, name = stack["target"], stack["filter"]
-    candidates = (
-        ("stack", f"stacks/{target}/{name}.fits"),
-        ("frames used", f"selection/{target}/{name}.tsv"),
-        ("catalogue", f"catalogues/{target}/{name}.fits"),
-        ("light curves", f"lightcurves/{target}/{name}.fits"),
-    )
-    return [{"text": text, "href": f"../{path}"} for text, path in candidates if Path(results, path).is_file()]
+    links = [("stack", f"stacks/{target}/{name}.fits"), ("frames used", f"selection/{target}/{name}.tsv")]
+    catalogue, curves = f"catalogues/{target}/{name}", f"lightcurves/{target}/{name}"
+    if f"{results}/{catalogue}.fits" in made:
+        links += [("catalogue", f"{catalogue}.fits"), ("regions for DS9", f"{catalogue}.reg")]
+    if f"{results}/{curves}.fits" in made:
+        links += [("light curves", f"{curves}.fits"), ("their plot", f"{curves}.png")]
+    return [{"text": text, "href": f"../{path}"} for text, path in links]
 
 
-def _with_files(lights: pd.DataFrame, results: str) -> pd.DataFrame:
+def _with_files(lights: pd.DataFrame, night: Mapping, results: str) -> pd.DataFrame:
     """The lights with a number whose bits say which products of a frame are there, and the reason in one column."""
-    present = [{Path(e.name).stem for e in _entries(Path(results, folder))} for folder in _FOLDERS]
-    pictures = {e.name.split(".calibrated.png")[0] for e in _entries(Path(results, "previews"))}
+    present = [{Path(e.name).stem for e in _entries(Path(results, folder))} for folder in night["folders"]]
+    pictures = {picture["frame"] for picture in night["previews"]}
     table = lights.copy()
     table["files"] = [
         sum((frame in names) << bit for bit, names in enumerate([*present, pictures])) for frame in table["frame"]
@@ -257,7 +258,6 @@ def _table(table: pd.DataFrame, columns: Sequence[tuple], unit: str) -> dict:
             {"name": name, "heading": heading.format(unit=unit), "kind": kind, "menu": menu}
             for name, heading, kind, menu in kept
         ],
-        "folders": _FOLDERS,
         "rows": [list(row) for row in zip(*cells, strict=True)],
     }
 
@@ -287,10 +287,10 @@ def shown(value, digits: int = 4) -> str:
         return str(value)
 
 
-def thumbnail_of(path: str | os.PathLike) -> str:
+def thumbnail_of(path: str | os.PathLike, longest: int = _THUMBNAIL) -> str:
     """A small copy of a PNG as text for the page."""
     from PIL import Image as Picture
 
     with Picture.open(path) as picture:
-        picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
+        picture.thumbnail((longest, longest))
         return previews.thumbnail(np.asarray(picture)[::-1])

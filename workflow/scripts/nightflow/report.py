@@ -134,6 +134,19 @@ def describe_previews(paths: Sequence[str], results: str) -> list[dict]:
     return described
 
 
+def describe_composites(paths: Sequence[str], results: str) -> list[dict]:
+    """Target, link and a smaller copy of each colour picture."""
+    folder = Path(results, "report")
+    return [
+        {
+            "target": Path(path).stem,
+            "large": os.path.relpath(path, folder),
+            "picture": page.thumbnail_of(path, _INLINED),
+        }
+        for path in paths[:_MOST_INLINED]
+    ]
+
+
 def write_previews(stacks: Sequence[dict], paths: Sequence[str], longest: int) -> None:
     """A picture of each stack; a single grey pixel for one without data, so that every link has its picture.
 
