@@ -74,6 +74,11 @@ def test_defaults_of_functions_are_those_of_the_configuration(defaults, section,
         ({"calibration": {"gain": "big"}}, "it must be one of header, measured or a number above 0"),
         ({"calibration": {"missing": "ignore"}}, "one of error, skip, warn"),
         ({"selection": {"max_fwhm": "3 sgima"}}, "selection.max_fwhm is '3 sgima'"),
+        (
+            {"lightcurves": {"stars": {"M67": {"ra": 1.0}}}},
+            "lightcurves.stars.M67: '.*' is a dependency of",
+        ),
+        ({"composite": {"filters": ["R", "V"]}}, "composite.filters is .* one of auto, none or a list"),
     ],
 )
 def test_mistakes_are_explained(defaults, schema, change, words):
@@ -128,6 +133,10 @@ def test_unchanged_text_is_not_written_again(tmp_path):
                 }
             },
             {"simulate": {"seed": 7, "shape": [256, 256], "dialect": "maxim", "effects": {"dust": {"enabled": False}}}},
+        ),
+        (
+            {"lightcurves": {"stars": {"M67": {"ra": "1.5", "dec": "2"}}}},
+            {"lightcurves": {"stars": {"M67": {"ra": 1.5, "dec": 2}}}},
         ),
         ({"sky": {"sigma": "much"}}, {"sky": {"sigma": "much"}}),
         ({"sky": {"sigma": "[3"}}, {"sky": {"sigma": "[3"}}),

@@ -56,7 +56,12 @@ rule composite:
         stacks=files_of_channels("stacks"),
         catalogues=files_of_channels("catalogues"),
     output:
-        f"{RESULTS}/composites/{{target}}.png",
+        report(
+            f"{RESULTS}/composites/{{target}}.png",
+            caption="../report/composite.rst",
+            category="Colour pictures",
+            labels={"target": "{target}"},
+        ),
     log:
         f"{RESULTS}/logs/composites/{{target}}.log",
     benchmark:
@@ -84,7 +89,12 @@ rule lightcurves:
         solved=solved("photometry", ".fits"),
     output:
         table=f"{RESULTS}/lightcurves/{{target}}/{{filter}}.fits",
-        plot=f"{RESULTS}/lightcurves/{{target}}/{{filter}}.png",
+        plot=report(
+            f"{RESULTS}/lightcurves/{{target}}/{{filter}}.png",
+            caption="../report/lightcurve.rst",
+            category="Light curves",
+            labels={"target": "{target}", "filter": "{filter}"},
+        ),
     log:
         f"{RESULTS}/logs/lightcurves/{{target}}/{{filter}}.log",
     benchmark:

@@ -48,10 +48,11 @@ def typed(value, schema: dict):
         Its JSON schema.
     """
     if isinstance(value, dict):
-        known = schema.get("properties")
-        if known is None and "additionalProperties" not in schema:  # a section that others check
+        known, others = schema.get("properties"), schema.get("additionalProperties")
+        if known is None and others is None:  # a section that others check
             return {key: typed(part, {"not": {"type": "string"}}) for key, part in value.items()}
-        return {key: typed(part, (known or {}).get(key, {})) for key, part in value.items()}
+        others = others if isinstance(others, dict) else {}
+        return {key: typed(part, (known or {}).get(key, others)) for key, part in value.items()}
     if isinstance(value, list):
         return [typed(part, schema.get("items", schema)) for part in value]
     return _read(value, schema) if isinstance(value, str) else value
@@ -77,8 +78,8 @@ def _sentence(error) -> str:
         return _unknown_keys(key, error)
     if error.validator == "required":
         return f"{key + ': ' if key else ''}{error.message}"
-    if error.validator in ("anyOf", "oneOf", "dependentRequired"):
-        return f"{key} is {_shown(error.instance)}; it must be {accepted(error.schema)}{_hint(key, error.instance)}"
+    if error.validator == "dependentRequired":
+        return f"{key}: {error.message}"
     return f"{key} is {_shown(error.instance)}; it must be {accepted(error.schema)}{_hint(key, error.instance)}"
 
 
