@@ -95,9 +95,8 @@ def simulated_night(work: Path, pixels: int, lights: int) -> Path:
     settings["targets"] = [{**target, "frames": lights // 2, "exptime": 120.0}]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "night.yaml").write_text(yaml.safe_dump({"results_dir": "sim", "simulate": settings}), encoding="utf-8")
-    (folder / "sim/simulated/raw").exists() or snakemake(
-        folder, os.cpu_count(), "simulate", "--configfile", "night.yaml"
-    )
+    if not (folder / "sim" / "simulated" / "README.txt").exists():
+        snakemake(folder, os.cpu_count(), "simulate", "--configfile", "night.yaml")
     return folder / "sim" / "simulated" / "raw"
 
 

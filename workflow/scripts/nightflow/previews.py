@@ -130,5 +130,5 @@ def _png(picture: np.ndarray) -> bytes:
     from PIL import Image as Picture
 
     buffer = io.BytesIO()
-    Picture.fromarray(np.ascontiguousarray(picture[::-1])).save(buffer, format="PNG", optimize=True)
+    Picture.fromarray(np.ascontiguousarray(picture[::-1])).save(buffer, format="PNG")
     return buffer.getvalue()
