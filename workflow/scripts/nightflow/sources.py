@@ -85,7 +85,9 @@ def _detect(pixels, usable, level, scatter, options):
     significance = np.subtract(pixels, level)
     significance /= scatter
     significance *= usable
-    found = _hysteresis(_smooth(significance) / np.float32(_SMOOTHED_NOISE), None, options, int(options["npixels"]))
+    smooth = _smooth(significance)
+    smooth /= np.float32(_SMOOTHED_NOISE)
+    found = _hysteresis(smooth, None, options, int(options["npixels"]))
     for block in BLOCKS:
         found |= _detect_in_blocks(significance, usable, found, block, options)
     return found
@@ -93,9 +95,7 @@ def _detect(pixels, usable, level, scatter, options):
 
 def _smooth(image):
     """`image` smoothed with (1, 2, 1)/4 in both directions, zero beyond its edges."""
-    padded = np.pad(image, 1)
-    rows = padded[:-2] + 2 * padded[1:-1] + padded[2:]
-    return (rows[:, :-2] + 2 * rows[:, 1:-1] + rows[:, 2:]) / np.float32(16)
+    return _convolved(image, np.array([0.5, 0.25], image.dtype))
 
 
 def _hysteresis(significance, seeds, options, npixels: int):
@@ -103,18 +103,21 @@ def _hysteresis(significance, seeds, options, npixels: int):
     from scipy import ndimage
 
     above = significance > options["threshold"]
-    high = significance > max(options["peak"], options["threshold"])
     if seeds is not None:
-        above = above | seeds
+        above |= seeds
     labels, count = ndimage.label(above, structure=np.ones((3, 3)))
+    # few pixels are above the threshold: what follows is about them alone
+    at = np.flatnonzero(above)
+    region = labels.ravel()[at]
     keep = np.zeros(count + 1, dtype=bool)
-    keep[labels[high]] = True
+    keep[region[significance.ravel()[at] > max(options["peak"], options["threshold"])]] = True
     if npixels > 1:
-        keep &= np.bincount(labels.ravel(), minlength=count + 1) >= npixels
+        keep &= np.bincount(region, minlength=count + 1) >= npixels
     if seeds is not None:
-        keep[labels[seeds]] = True
-    keep[0] = False
-    return keep[labels]
+        keep[region[seeds.ravel()[at]]] = True
+    found = np.zeros(above.shape, dtype=bool)
+    found.ravel()[at[keep[region]]] = True
+    return found
 
 
 def _detect_in_blocks(significance, usable, found, block: int, options):
@@ -325,9 +328,13 @@ def gaussian_smoothed(image, sigma: float):
     smooth : ndarray, shape (ny, nx)
         Of the type of `image`.
     """
-    (ny, nx), reach = image.shape, int(3 * sigma + 0.5)
-    weight = np.exp(-0.5 * (np.arange(reach + 1) / sigma) ** 2)
-    weight = (weight / (2 * weight.sum() - weight[0])).astype(image.dtype)
+    weight = np.exp(-0.5 * (np.arange(int(3 * sigma + 0.5) + 1) / sigma) ** 2)
+    return _convolved(image, (weight / (2 * weight.sum() - weight[0])).astype(image.dtype))
+
+
+def _convolved(image, weight):
+    """`image` times these weights of the middle and of its neighbours at either side, along both axes."""
+    (ny, nx), reach = image.shape, len(weight) - 1
     smooth, height = np.empty_like(image), max(_AT_A_TIME // nx, 1)
     for first in range(0, ny, height):
         rows = min(height, ny - first)
