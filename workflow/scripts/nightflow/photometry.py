@@ -10,7 +10,7 @@ from astropy.io import fits
 from nightflow.products import UNUSABLE, Image, MaskBit
 from nightflow.sources import DETECTION_DEFAULTS, close_pairs, dilate, seeing, stamps
 
-DEFAULTS = {**DETECTION_DEFAULTS, "apertures": [1.0, 2.0, 3.0, 4.0], "sky": "global"}
+DEFAULTS = {**DETECTION_DEFAULTS, "apertures": [1.0, 2.0, 3.0, 4.0], "sky": "global", "aperture_unit": "fwhm"}
 #: Mask bits that make a flux wrong.
 SPOILT = int(UNUSABLE | MaskBit.SATURATED | MaskBit.NONLINEAR)
 _CHUNK = 1000  # stars whose pixels are held at once
@@ -34,7 +34,8 @@ def measure_apertures(image: Image, table, options: Mapping) -> None:
     table : `~astropy.table.QTable`
         Sources with ``x y flags snr fwhm``. It gets ``aperture_flux`` and ``aperture_flux_err``, shape (n, apertures).
     options : mapping
-        ``aperture`` (the main one) and ``apertures``, radii in FWHM of the frame; the largest counts as total. ``sky``:
+        ``aperture`` (the main one) and ``apertures``, radii in FWHM of the frame or, with ``aperture_unit`` ``px``, in
+        pixels; the largest counts as total. ``sky``:
         ``global`` takes the image as it is, ``local`` subtracts the level in a ring around each source, where ten
         pixels show it; the column ``local_sky`` then has that.
     """
@@ -43,7 +44,8 @@ def measure_apertures(image: Image, table, options: Mapping) -> None:
     if not stars:
         return
     factors = sorted({float(options["aperture"]), *map(float, options["apertures"])})
-    radii = np.array([max(factor * fwhm, 1.5) for factor in factors])
+    unit_radius = fwhm if options["aperture_unit"] == "fwhm" else 1.0
+    radii = np.array([max(factor * unit_radius, 1.5) for factor in factors])
     main = factors.index(float(options["aperture"]))
     x, y = (np.asarray(getattr(table[name], "value", table[name]), dtype=float) for name in ("x", "y"))
     flux, error = aperture_fluxes(image, x, y, radii)
