@@ -135,7 +135,7 @@ def stages(folder: Path) -> list[tuple]:
     found = defaultdict(list)
     for path in sorted((folder / "results" / "benchmarks").rglob("*.tsv")):
         stage = path.relative_to(folder / "results" / "benchmarks").parts[0].removesuffix(".tsv")
-        found[stage] += list(csv.DictReader(path.open(encoding="utf-8"), delimiter="\t"))
+        found[stage] += list(csv.DictReader(path.read_text(encoding="utf-8").splitlines(), delimiter="\t"))
     number = lambda row, key: float(row[key]) if row[key] not in ("", "NA", "-") else 0.0  # noqa: E731
     return [
         (
