@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-import shutil
+import re
 import tempfile
 from pathlib import Path
 
@@ -37,4 +37,3 @@ def test_a_night_on_slurm_gives_the_products_of_a_local_run(cluster, fresh, redu
         text
     )  # 4 masters, detector, 3 frames, 4 of the stack
     assert not fresh.planned()
-    shutil.rmtree(fresh.folder / ".snakemake")
