@@ -26,20 +26,21 @@ def test_conda_environments_have_the_versions_of_the_lock(root):
 
 
 def test_everything_in_the_lock_has_hashes_and_no_address(root):
-    for name in ("requirements.txt", "requirements-test.txt"):
+    for name in ("requirements.txt", "requirements-test.txt", "requirements-slurm.txt"):
         text = (root / "envs" / name).read_text(encoding="utf-8")
         assert "://" not in text and "--index" not in text and "find-links" not in text
         entries = re.split(r"\n(?=[A-Za-z])", re.sub(r"^#.*\n", "", text, flags=re.MULTILINE).strip())
         assert all("--hash=sha256:" in entry for entry in entries)
 
 
-def test_both_locks_agree(root):
-    run, test = pins(root), pins(root, "requirements-test.txt")
-    assert {name: version for name, version in test.items() if run.get(name, version) != version} == {}
+@pytest.mark.parametrize("other", ["requirements-test.txt", "requirements-slurm.txt"])
+def test_locks_agree(root, other):
+    run, besides = pins(root), pins(root, other)
+    assert {name: version for name, version in besides.items() if run.get(name, version) != version} == {}
 
 
 def test_everything_asked_for_is_locked(root):
-    for name in ("requirements", "requirements-test"):
+    for name in ("requirements", "requirements-test", "requirements-slurm"):
         wanted = [
             line for line in (root / "envs" / f"{name}.in").read_text().splitlines() if line and line[0] not in "#-"
         ]
