@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nightflow import measurement, products, simulate, sources
+from nightflow import alignment, astrometry, measurement, products, quality, simulate, solving, sources, stackengines
 from nightflow.products import MaskBit
 from nightflow.simulate_truth import reference_catalogue
-from simulated import OPTIONS, ROOT, Reduction
+from simulated import OPTIONS, Reduction
 
 CATALOGUE = {
     **OPTIONS["reference_catalogue"],
@@ -24,15 +23,6 @@ SECTIONS = {
 }
 
 
-def script(name: str):
-    """A script of the workflow as a module."""
-    path = ROOT / "workflow" / "scripts" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"script_{name}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @dataclass
 class Mosaic:
     """Frames of one target, sky-subtracted and solved in `folder`, with the truth of each."""
@@ -40,6 +30,8 @@ class Mosaic:
     config: dict
     folder: Path
     truth: dict = field(default_factory=dict)
+    values: dict = field(default_factory=dict)
+    selection: object = None
 
     def __post_init__(self):
         self.folder.mkdir(parents=True)
@@ -64,7 +56,7 @@ class Mosaic:
         return sorted(self.truth)
 
     def path(self, kind: str, name: str) -> Path:
-        suffix = {"wcs": ".head", "zeropoints": ".tsv", "selection": ".tsv"}.get(kind, ".fits")
+        suffix = {"wcs": ".head"}.get(kind, ".fits")
         path = self.folder / kind / f"{name}{suffix}"
         path.parent.mkdir(exist_ok=True)
         return path
@@ -84,28 +76,33 @@ class Mosaic:
             "frame": name,
             "target": target["name"],
         }
-        outputs = {"wcs": self.path("wcs", name), "zero_point": self.path("zeropoints", name)}
-        outputs["sources"] = self.path("photometry", name)
-        catalogue = str(self.folder / "catalogue.fits")
-        script("solve").main(self.path("sources", name), catalogue, outputs, row, SECTIONS, "0")
+        stars, header = products.read_table(self.path("sources", name))
+        catalogue = solving.read_catalogue(str(self.folder / "catalogue.fits"), CATALOGUE, row)
+        solution, self.values[name] = solving.solve_frame(stars, header, row, catalogue, SECTIONS)
+        astrometry.write_head(self.path("wcs", name), astrometry.head_cards(solution))
 
-    def select(self, moving=None, **registration) -> dict:
-        """Run the script select_frames; its outputs."""
-        outputs = {"table": self.path("selection", "V"), "grid": self.folder / "selection" / "V.head"}
+    def select(self, moving=None, **registration):
+        """Selection and grid."""
+        rows, frames = [], {}
+        for name in self.frames:
+            stars, header = products.read_table(self.path("sources", name))
+            frames[name] = alignment.Frame(stars, header, self.path("wcs", name))
+            zero_point = self.values[name].get("zero_point", float("nan"))
+            rows.append(quality.measures(name, header, header["NSTARS"], zero_point))
         options = {**OPTIONS["registration"], **registration}
-        inputs = {"sources": self.paths("sources"), "zero_points": self.paths("zeropoints")}
-        inputs |= {"heads": self.paths("wcs"), "images": [], "nights": []}
-        script("select_frames").main(self.frames, inputs, outputs, {}, OPTIONS["selection"], options, moving)
-        return outputs
+        return alignment.select_and_align(rows, frames, OPTIONS["selection"], options, moving)
 
     def stack(self, moving=None, stack=None, **registration) -> products.Image:
-        """Run the scripts select_frames and stack; the stack."""
-        outputs = self.select(moving, **registration)
-        inputs = {"frames": self.paths("subtracted"), "heads": self.paths("wcs"), "solved": self.paths("photometry")}
-        inputs |= {"selection": outputs["table"], "grid": outputs["grid"], "nights": []}
-        made = self.folder / "stack.fits"
+        """A stack; its selection stays in `selection`."""
         options = {**OPTIONS["registration"], **registration}
-        script("stack").main(
-            inputs, made, {**OPTIONS["stack"], **(stack or {})}, OPTIONS["photometry"], options, {}, "0", 2
-        )  # fmt: skip
-        return products.read_image(made)
+        self.selection, grid = self.select(moving, **registration)
+        selected = [row for row in self.selection if row["used"]]
+        paths, heads = ({name: self.path(kind, name) for name in self.frames} for kind in ("subtracted", "wcs"))
+        header = products.read_header(paths[self.reference])
+        astrometry.set_wcs(header, grid)
+        inputs = stackengines.inputs_of(selected, paths, heads, options["engine"], grid)
+        return stackengines.stack(inputs, header, {**OPTIONS["stack"], **(stack or {})}, options, 2)
+
+    @property
+    def reference(self) -> str:
+        return str(self.selection["frame"][self.selection["reference"]][0])

@@ -7,7 +7,7 @@ import pytest
 from astropy.wcs import WCS
 from mosaics import Mosaic
 
-from nightflow import astrometry, quality
+from nightflow import astrometry
 
 pytestmark = pytest.mark.accuracy
 
@@ -41,8 +41,7 @@ def mosaic(request, tmp_path_factory):
 
 def compare(mosaic, image):
     """Isolated bright stars: offset in x and y (px), in flux (mmag), least and largest coverage, place."""
-    selection = quality.read_selection(mosaic.folder / "selection" / "V.tsv")
-    reference = mosaic.truth[str(selection["frame"][selection["reference"]][0])].conditions
+    reference = mosaic.truth[mosaic.reference].conditions
     stars = {}
     for frame in mosaic.truth.values():
         inside = frame.sources[frame.sources["inside"]]
