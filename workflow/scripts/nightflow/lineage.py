@@ -94,7 +94,8 @@ def _printable(text: str) -> str:
 
 def inputs(header: Mapping) -> list[tuple[str, str]]:
     """Names and sums of the inputs that a product's header tells of."""
-    texts = (str(value) for keyword, value in header.items() if is_lineage(keyword) and keyword != COUNT)
+    # only these cards are parsed: that of all would take most of the time over thousands of products
+    texts = (str(header[keyword]) for keyword in header if is_lineage(keyword) and keyword != COUNT)
     return [tuple(text.rsplit(" ", 1)) for text in texts if " " in text]
 
 

@@ -16,14 +16,16 @@ _NAMESPACE = "urn:nightflow:"
 _AGENT = "nf:nightflow"
 
 
-def products_in(results: str | os.PathLike) -> Iterator[Path]:
-    """FITS products below a results folder, in order: all that carry ``NFVERS``, whatever folders there are."""
+def products_in(results: str | os.PathLike) -> Iterator[tuple]:
+    """FITS products below a results folder with their headers, in order: all that carry ``NFVERS``."""
     for folder, subfolders, names in os.walk(results):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         for name in sorted(names):
             path = Path(folder, name)
-            if name.endswith((".fits", ".fits.fz")) and not name.startswith(".") and "NFVERS" in header_of(path):
-                yield path
+            if name.endswith((".fits", ".fits.fz")) and not name.startswith("."):
+                header = header_of(path)
+                if "NFVERS" in header:
+                    yield path, header
 
 
 def header_of(path: str | os.PathLike):
@@ -58,8 +60,8 @@ def document(results: str | os.PathLike, tables: list[str]) -> str:
         **{kind: {} for kind in ("entity", "activity", "used", "wasGeneratedBy", "wasDerivedFrom")},
         "wasAssociatedWith": {},
     }
-    for path in products_in(results):
-        _add(prov, path.relative_to(results).as_posix(), header_of(path), lineage.datasum(path))
+    for path, header in products_in(results):
+        _add(prov, path.relative_to(results).as_posix(), header, lineage.datasum(path))
     for path in sorted(tables):
         entity = _entity(prov, Path(path).relative_to(results).as_posix(), lineage.datasum(path))
         prov["entity"][entity]["nf:version"] = __version__

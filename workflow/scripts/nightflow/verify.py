@@ -52,9 +52,8 @@ def check(results: Path) -> Iterator[Finding]:
     present = json.loads((results / RECORD).read_text(encoding="utf-8"))
     wanted = dict.fromkeys(_PER_FRAME, _lights(results / "frames.tsv")) | {"masters": set(present["masters"])}
     sums = {}
-    for path in prov.products_in(results):
+    for path, header in prov.products_in(results):
         name = path.relative_to(results).as_posix()
-        header = prov.header_of(path)
         yield from (Finding(name, *found) for found in _integrity(path))
         if path.parent.name in wanted and _stem(path) not in wanted[path.parent.name]:
             yield Finding(name, "left over", "the last run had no use for it")
