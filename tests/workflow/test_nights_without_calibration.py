@@ -96,7 +96,11 @@ def test_the_ensemble_scatters_by_less_than_a_percent(curves):
 
 
 def test_the_transit_is_that_of_the_planet(curves, selection, shared_data):
-    """Depth within 0.5 %, middle within 15 minutes of what the full set gave."""
+    """Depth within 0.5 %, middle within 15 minutes of what the full set gave.
+
+    The field drifts steadily over a detector without flat, so that the level has a trend in time. A trend in airmass
+    instead fits less well (chi^2 nearly twice as large) and moves the middle by a quarter of an hour.
+    """
     from scipy.optimize import fsolve
 
     plate = plates(shared_data)[next(str(row["frame"]) for row in selection if row["reference"])]
@@ -108,7 +112,7 @@ def test_the_transit_is_that_of_the_planet(curves, selection, shared_data):
     assert np.hypot(star["x"] - place[0], star["y"] - place[1]) < 2 and not star["in_ensemble"]
     curve = measured[np.asarray(measured["id"]) == star["id"]]
     curve = curve[np.isfinite(np.asarray(curve["flux"], dtype=float))]
-    columns = (np.asarray(curve[name], dtype=float) for name in ("bjd_tdb", "flux", "flux_err", "airmass"))
+    columns = (np.asarray(curve[name], dtype=float) for name in ("bjd_tdb", "flux", "flux_err"))
     middle, ratio = fit(*columns, MIDDLE, **ORBIT)
     print(f"depth {100 * ratio**2:.2f} %, middle {1440 * (middle - MIDDLE):+.1f} min, {header['BJDPOS']}")
     assert len(curve) == 24 and abs(ratio**2 - DEPTH) < 0.005 and abs(middle - MIDDLE) * 1440 < 15

@@ -22,11 +22,18 @@ def transit(time, middle, ratio, *, period, distance, inclination, limb):
     return 1 - (covered * light).sum(axis=1) / light.sum()
 
 
-def fit(time, flux, error, airmass, first, **orbit):
-    """Middle of the transit and ratio of the radii, with a level and a slope in airmass, outliers damped."""
+def fit(time, flux, error, first, **orbit):
+    """Middle of the transit and ratio of the radii, with a level and a trend in time, outliers damped.
+
+    The best of several starts, since a few points a quarter of an hour apart make local minima.
+    """
+    trend = (time - time.mean()) / np.ptp(time)
 
     def residual(p):
-        return (flux - (p[2] + p[3] * (airmass - airmass.mean())) * transit(time, p[0], p[1], **orbit)) / error
+        return (flux - (p[2] + p[3] * trend) * transit(time, p[0], p[1], **orbit)) / error
 
-    solution = least_squares(residual, [first, 0.14, 1.0, 0.0], loss="soft_l1", x_scale=[0.01, 0.01, 0.01, 0.01])
-    return float(solution.x[0]), float(solution.x[1])
+    scale = [0.01, 0.01, 0.01, 0.01]
+    starts = [[first + shift, 0.14, 1.0, 0.0] for shift in (-0.01, 0.0, 0.01)]
+    solutions = [least_squares(residual, start, loss="soft_l1", x_scale=scale) for start in starts]
+    best = min(solutions, key=lambda solution: solution.cost)
+    return float(best.x[0]), float(best.x[1])
