@@ -83,9 +83,10 @@ def test_calibrated_pixels_scatter_about_truth(name, exptime, sky, allowed, tmp_
         night, frame, image = calibrated(
             tmp_path / str(seed), seed, 3000 + seed, effects, exptime, filters={"V": {"sky": sky or 0.0}}
         )
-        # The flat is one in the mean over the pixels of usable response, the simulator's before any are blind.
+        # The flat is one in the mean over good pixels, the simulator's response before any are blind.
         response = night.camera.response("V")
-        truth = frame.expected * response[response >= OPTIONS["calibration"]["low_response"]].mean(dtype=float)
+        sound = (night.camera.blind == 1) & (response >= OPTIONS["calibration"]["low_response"])
+        truth = frame.expected * response[sound].mean(dtype=float)
         # Charge that runs along a column ends in pixels that are not saturated themselves.
         good = (image.mask == 0) & ~grown((image.mask & MaskBit.SATURATED) != 0, 3)
         residual = (image.data - truth)[good].astype(float)

