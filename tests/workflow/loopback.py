@@ -1,7 +1,8 @@
 """A Slurm of one node on this machine, for tests: started in a folder of its own, stopped by its own process ids.
 
 Needs root and Debian's slurmctld, slurmd, slurm-client and munge. The configuration has to lie in /etc/slurm, since the
-executor's jobs know no other; where one lies there already it is somebody's, and nothing is started.
+executor's jobs know no other. One that lies there already is somebody's, and nothing is started, unless it was left
+over by tests that were killed.
 """
 
 from __future__ import annotations
@@ -9,17 +10,22 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import re
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-PROGRAMS = ("slurmctld", "slurmd", "sbatch", "squeue", "munged")
+SERVICES = ("slurmd", "slurmctld", "munged")  # in the order in which they are stopped
+PROGRAMS = (*SERVICES, "sbatch", "squeue")
 CONFIGURATION = Path("/etc/slurm/slurm.conf")
 
-_TEXT = """
+_MARK = "# Written by the tests of nightflow, which remove it when they end."
+
+_TEXT = """{mark}
 ClusterName=loop
 SlurmctldHost={host}(127.0.0.1)
 SlurmUser=root
@@ -57,9 +63,30 @@ def why_not() -> str | None:
         return f"not installed: {', '.join(missing)} (Debian: slurmctld slurmd slurm-client munge)"
     if os.geteuid() != 0:
         return "a Slurm of one's own needs root"
-    if CONFIGURATION.exists():
+    if CONFIGURATION.exists() and not left_over(CONFIGURATION.read_text()):
         return f"{CONFIGURATION} is there already: this machine has a Slurm"
     return None
+
+
+def left_over(text: str) -> bool:
+    """Whether a configuration is one that killed tests left behind: of theirs, and none of its services runs."""
+    folder = re.search(r"^StateSaveLocation=(.*)/state$", text, re.MULTILINE)
+    if folder is None:
+        return False
+    temporary = Path(folder[1]).parent == Path(tempfile.gettempdir()) and Path(folder[1]).name.startswith("slurm")
+    unmarked = temporary and text.strip().startswith("ClusterName=loop\n")  # as tests wrote it before they marked it
+    return (text.startswith(_MARK) or unmarked) and not _running(Path(folder[1]))
+
+
+def _running(folder: Path) -> dict[str, int]:
+    """Process ids of the services that were started in `folder` and live."""
+    found = {}
+    for name in SERVICES:
+        with contextlib.suppress(OSError, ValueError):
+            process = int((folder / "run" / f"{name}.pid").read_text())
+            if Path(f"/proc/{process}/comm").read_text().strip() == name:  # and not another that has got its number
+                found[name] = process
+    return found
 
 
 @contextlib.contextmanager
@@ -71,7 +98,9 @@ def slurm(folder: Path) -> Iterator[None]:
         parent.chmod(0o755)
     CONFIGURATION.parent.mkdir(exist_ok=True)
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**20
-    text = _TEXT.format(host=platform.node().split(".")[0], folder=folder, cores=os.cpu_count(), memory=memory // 2)
+    text = _TEXT.format(
+        mark=_MARK, host=platform.node().split(".")[0], folder=folder, cores=os.cpu_count(), memory=memory // 2
+    )
     CONFIGURATION.write_text(text)
     try:
         _start(folder)
@@ -99,11 +128,7 @@ def _start(folder: Path) -> None:
 
 def _stop(folder: Path) -> None:
     subprocess.run(["scancel", "--me"], capture_output=True, timeout=60)
-    for name in ("slurmd", "slurmctld", "munged"):
-        file = folder / "run" / f"{name}.pid"
-        if not file.is_file() or not file.read_text().strip():
-            continue
-        process = int(file.read_text())
+    for process in _running(folder).values():
         with contextlib.suppress(ProcessLookupError):
             os.kill(process, signal.SIGTERM)
         for _ in range(100):
