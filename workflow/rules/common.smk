@@ -1,3 +1,4 @@
+import math
 import os
 import sys
 import time
@@ -435,6 +436,12 @@ def inputs_of_bad_pixels(wildcards):
         for kind, name in (("dark", dark), ("flat", flat))
         if name
     }
+
+
+def threads_of_stack(wildcards):
+    """A stack of seconds takes the first core that is free; one of minutes is worth waiting for four."""
+    pixels = [math.prod(map(int, f.shape.split("x"))) for f in group(wildcards)]
+    return 4 if sum(pixels) > 2.5e8 else 1
 
 
 def group_files(folder, suffix):

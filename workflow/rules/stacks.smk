@@ -48,7 +48,7 @@ rule stack:
     priority: 60
     conda:
         "../../envs/stack.yaml"
-    threads: 4
+    threads: threads_of_stack
     resources:
         mem_mb=lambda wildcards, attempt: attempt * (500 + config["stack"]["memory_mb"]),
     params:

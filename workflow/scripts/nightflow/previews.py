@@ -118,17 +118,17 @@ def write_picture(path: str | os.PathLike, picture: np.ndarray) -> None:
     from nightflow.products import replacing
 
     with replacing(path) as scratch:
-        scratch.write_bytes(_png(picture))
+        scratch.write_bytes(_png(picture, effort=1))  # noise does not get smaller by trying harder
 
 
 def thumbnail(picture: np.ndarray) -> str:
     """A picture as text for a page, with the first row at the bottom."""
-    return "data:image/png;base64," + base64.b64encode(_png(picture)).decode("ascii")
+    return "data:image/png;base64," + base64.b64encode(_png(picture, effort=6)).decode("ascii")
 
 
-def _png(picture: np.ndarray) -> bytes:
+def _png(picture: np.ndarray, effort: int) -> bytes:
     from PIL import Image as Picture
 
     buffer = io.BytesIO()
-    Picture.fromarray(np.ascontiguousarray(picture[::-1])).save(buffer, format="PNG")
+    Picture.fromarray(np.ascontiguousarray(picture[::-1])).save(buffer, format="PNG", compress_level=effort)
     return buffer.getvalue()
