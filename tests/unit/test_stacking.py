@@ -228,6 +228,19 @@ def test_star_fluxes(tmp_path, method, rejection):
     assert max(clipped) < (0.01 if "kappa" in method else 0.005)  # at two standard deviations, not four
 
 
+def test_median_of_skewed_seeing_has_the_mean_profile(tmp_path):
+    """Four sharp frames of six: the median's stars have the peaks and, noise in their wings, the fluxes of the mean."""
+    fwhm = [2.7, 2.75, 3.3, 2.8, 2.7, 3.4]
+    how = {"offsets": dithers(6, 3.0), "fwhm": fwhm}
+    clean, noisy = (night(tmp_path / str(noise), noise=noise, **how) for noise in (False, True))
+    mean, median = (make(clean, method=method).data for method in ("mean", "median"))
+    peaks = [median[round(y), round(x)] / mean[round(y), round(x)] for x, y in PLACES]
+    errors = 1000 * aperture_magnitudes(make(noisy, method="median").data)
+    print(f"peaks {np.round(peaks, 3)}, noisy {errors.round(1)} mmag")
+    assert peaks == pytest.approx(np.ones(6), abs=0.02)
+    assert abs(errors.mean()) < 3
+
+
 @pytest.mark.parametrize("fwhm", [1.6, 2.2, 4.0])
 def test_star_cores_are_not_clipped(tmp_path, fwhm):
     """Cores of noisy, undersampled stars under changing seeing and registration errors lose no more than the sky."""

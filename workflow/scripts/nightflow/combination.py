@@ -21,6 +21,8 @@ ENTROPY_HALO = 4
 
 _CHUNK = 256  # pixels whose values of all frames stay in the processor's nearest cache while they are sorted
 _ADAPTIVE_RANGE2 = np.float32(2.5**2)
+# Square of three standard deviations of the Laplacian of unit noise; the squares of its five weights add up to 20.
+_LAPLACIAN_LIMIT2 = np.float32(3**2 * 20)
 _LEVELS = 4096  # of the histogram of a neighbourhood
 _LEAST_ENTROPY = np.float32(1e-3)  # where no frame has any structure, all weigh alike
 
@@ -137,6 +139,43 @@ def order_statistic(values, variances, network, ranks, rank, limit, centre, scat
                 centre[r, start + x] = a if disputed else np.float32(0.5) * (a + b)
                 width = (ordered[int(ranks[n, 1]), x] - ordered[int(ranks[n, 0]), x]) / ranks[n, 3]
                 scatter[r, start + x] = width * width
+
+
+@numba.njit(nogil=True, cache=True)
+def match_seeing(values, first_row, centre, variance, sharpness):
+    """Bring the stars of all frames to their mean profile, where the median stands out of the noise.
+
+    A median has the seeing of the middle frames in the cores of stars. In their wings, where noise hides how frames
+    differ, it is a mean. Where the frames' seeing is skewed about its middle, the two do not add up to a star's flux.
+    Frames of different seeing differ, to first order, by a multiple of the Laplacian (of which a Gaussian's derivative
+    by its variance is half), whose sum over a star is zero: the mean of the frames, and all fluxes, stay.
+
+    Parameters
+    ----------
+    values : ndarray of float32, shape (n, rows, columns)
+        Rows from `first_row` on are changed, as many as `variance` has.
+    first_row : int
+    centre : ndarray of float32, shape (rows of values, columns)
+        Median, with one row around the rows that change, except at the border of the stack.
+    variance : ndarray of float32, shape (rows, columns)
+        Of the median.
+    sharpness : ndarray of float32, shape (n,)
+        Multiple of the negative Laplacian by which each frame exceeds the mean profile, px^2.
+    """
+    n_columns = values.shape[2]
+    curvature = np.empty(n_columns, np.float32)
+    for r in range(len(variance)):
+        row = first_row + r
+        above, here, below = centre[max(row - 1, 0)], centre[row], centre[min(row + 1, len(centre) - 1)]
+        for x in range(n_columns):
+            beside = here[max(x - 1, 0)] + here[min(x + 1, n_columns - 1)]
+            laplacian = above[x] + below[x] + beside - np.float32(4) * here[x]
+            seen = laplacian * laplacian > _LAPLACIAN_LIMIT2 * variance[r, x]  # and not NaN
+            curvature[x] = laplacian if seen else np.float32(0)
+        for n in range(len(values)):
+            value = values[n, row]
+            for x in range(n_columns):
+                value[x] += sharpness[n] * curvature[x]
 
 
 @lru_cache

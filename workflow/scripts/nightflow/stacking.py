@@ -230,7 +230,8 @@ class _Combination:
         self.noise = self._noise(scales)
         areas = np.array([frame.grid.pixel_area for frame in frames])
         photons = np.array([frame.header.get("BUNIT") == "electron" for frame in frames])
-        self.fractions = _seeing_mismatch(frames)
+        peaks, self.sharpness = _star_peaks(frames)
+        self.fractions = np.abs(peaks - 1)
         self.steps = _sky_noise(frames) * (scales * areas).astype(np.float32)
         self.rejector = rejection.make_rejector(
             self.rejection,
@@ -277,7 +278,7 @@ class _Combination:
     @property
     def _halo(self) -> int:
         """Rows around a strip that decide its values."""
-        of_method = {"entropy": combination.ENTROPY_HALO, "auto_adaptive": 1}.get(self.method, 0)
+        of_method = {"entropy": combination.ENTROPY_HALO, "auto_adaptive": 1, "median": 1}.get(self.method, 0)
         return of_method + (rejection.HALO if self.rejector else 0)
 
     def strip(self, rows: tuple[int, int]) -> tuple[_Strip, np.ndarray]:
@@ -334,11 +335,14 @@ class _Combination:
             return
         combination.average(values, variances, inner.start, self.weights, *planes)
         if self.method in ("median", "min", "max"):
-            rank = ("min", "max", "median").index(self.method)
-            centre, _ = self._order_statistic(values, variances, rank)
-            out.data[:] = np.where(out.coverage > 0, centre[inner], np.nan)
             # an extreme has the variance of one frame: which one it is, is not known beforehand
             out.uncertainty[:] *= self.ranks[out.coverage, 2] if self.method == "median" else out.coverage
+            rank = ("min", "max", "median").index(self.method)
+            centre, _ = self._order_statistic(values, variances, rank)
+            if self.method == "median" and self.sharpness.any():
+                combination.match_seeing(values, inner.start, centre, out.uncertainty, self.sharpness)
+                centre, _ = self._order_statistic(values, variances, rank)
+            out.data[:] = np.where(out.coverage > 0, centre[inner], np.nan)
 
     def _resample(self, rows: tuple[int, int]):
         """All frames on the output rows, the flags that all of them carry, and the flags that any carries."""
@@ -368,12 +372,22 @@ class _Combination:
             )  # fmt: skip
 
 
-def _seeing_mismatch(frames: Sequence[_Frame]) -> np.ndarray:
-    """Relative difference of each frame's star peaks from those of the median seeing, 0 where FWHM is unknown."""
+def _star_peaks(frames: Sequence[_Frame]) -> tuple[np.ndarray, np.ndarray]:
+    """How the stars of the frames differ by their seeing.
+
+    Returns
+    -------
+    peaks : ndarray, shape (n,)
+        Height of star peaks in units of that in the median seeing, 1 where FWHM is unknown.
+    sharpness : ndarray of float32, shape (n,)
+        See `combination.match_seeing`. A Gaussian widens by half its Laplacian for each unit of variance, and its
+        variance grows by 2 sigma^2 for each unit of ln(sigma).
+    """
     fwhm = np.array([frame.card("FWHM", np.nan) / np.sqrt(frame.grid.pixel_area) for frame in frames])  # output pixels
-    if not np.isfinite(fwhm).any():
-        return np.zeros(len(frames))
-    return np.nan_to_num(np.abs((np.nanmedian(fwhm) / fwhm) ** 2 - 1))
+    typical = np.nanmedian(fwhm) if np.isfinite(fwhm).any() else 0.0
+    ratio = np.where(np.isfinite(fwhm), fwhm / typical, 1.0) if typical else np.ones(len(frames))
+    variance = typical**2 / (8 * np.log(2))
+    return ratio**-2.0, (variance * (np.log(ratio).mean() - np.log(ratio))).astype(np.float32)
 
 
 def _sky_noise(frames: Sequence[_Frame]) -> np.ndarray:
