@@ -7,7 +7,7 @@ import pytest
 import yaml
 from astropy.table import Table
 
-from nightflow import catalogues, composites, crossmatch, regions, wavelengths
+from nightflow import catalogues, composites, crossmatch, products, regions, stacking, wavelengths
 from nightflow.products import Image
 from starfields import render, spread, wcs_cards
 
@@ -64,21 +64,52 @@ def test_every_column_with_a_unit_has_one_and_the_sky_is_that_of_the_wcs(options
     assert np.abs(table["dec"] - (20 + (table["y"] + 1 - 100) / 3600)).max() < 1e-4
 
 
+def pulls(fluxes, errors):
+    """Scatter over stated error of each star, from realisations along the first axis."""
+    return np.nanvar(fluxes, axis=0, ddof=1) / np.nanmean(np.square(errors), axis=0)
+
+
 @pytest.mark.accuracy
 def test_errors_of_total_kron_and_psf_fluxes_match_scatter(options):
     """Pulls over ten noise realisations, of stars of all brightnesses."""
     rates = {"rate": [], "kron_rate": [], "psf_rate": []}
-    for seed in range(8):
+    for seed in range(10):
         x, y, _, image = field(seed)
         table = made(image, options, psf=True)
         row = matched(table, x, y)
         for name, values in rates.items():
             values.append((np.asarray(table[name])[row], np.asarray(table[f"{name}_err"])[row]))
     for name, values in rates.items():
-        flux, error = (np.array(part)[:, :35] for part in zip(*values, strict=True))
-        pull = np.sqrt(np.nanmedian(np.nanvar(flux, axis=0, ddof=1) / np.nanmean(error**2, axis=0)))
-        print(f"{name}: pull {pull:.2f}")
-        assert 0.8 < pull < 1.2, name
+        pull = np.sqrt(pulls(*(np.array(part)[:, :35] for part in zip(*values, strict=True))).mean())
+        print(f"{name}: pull {pull:.3f}")
+        assert 0.9 < pull < 1.1, name
+
+
+@pytest.mark.accuracy
+def test_errors_on_a_stack_match_scatter(options, tmp_path):
+    """Of bright and faint stars on stacks of dithered frames that share a master's noise of 40 % of the sky's."""
+    x, y = spread(STARS, 3)
+    rate, master, values = 10 ** (0.4 * (22.0 - np.linspace(13.0, 17.0, STARS))), 4.0, []
+    for seed in range(20):
+        rng = np.random.default_rng(1000 + seed)
+        pattern, inputs = rng.normal(0, master, (200, 220)).astype(np.float32), []
+        for k, (dx, dy) in enumerate(rng.uniform(-3, 3, (6, 2))):
+            frame = render(x - dx, y - dy, 50 * rate, exptime=50.0, seed=100 * seed + k, fwhm=3.0, calnoise=master)
+            frame.header["SKYSTD"] = np.hypot(10.0, master)
+            frame.data += pattern
+            frame.uncertainty[:] = np.hypot(frame.uncertainty, np.float32(master))
+            products.write_image(tmp_path / f"{k}.fits", frame)
+            inputs.append((tmp_path / f"{k}.fits", np.array([[1, 0, dx], [0, 1, dy], [0, 0, 1.0]])))
+        header = products.read_header(inputs[0][0])
+        table = made(stacking.stack(inputs, header, options["stack"]), options)
+        row = matched(table, x, y)
+        values.append([np.asarray(table[name])[row] for name in ("rate", "rate_err", "kron_rate", "kron_rate_err")])
+    rates = np.array(values)
+    for name, column in (("rate", 0), ("kron_rate", 2)):
+        pull = pulls(rates[:, column], rates[:, column + 1])
+        bright, faint = np.sqrt(pull[:22].mean()), np.sqrt(pull[22:].mean())
+        print(f"{name}: pull of the brighter half {bright:.3f}, of the fainter {faint:.3f}")
+        assert bright == pytest.approx(1, abs=0.1) and faint == pytest.approx(1, abs=0.1)
 
 
 def test_kron_and_psf_fluxes_are_those_of_the_stars(options):
@@ -101,8 +132,12 @@ def test_two_stars_that_touch_are_two_and_blended(options):
 
 
 def test_correlated_noise_enters_the_errors(options):
+    """Fully, and where frames share noise, for the part of an error that is not the photon noise of the source."""
     plain, correlated = made(field()[-1], options), made(field(noisecor=1.5)[-1], options)
     assert np.median(correlated["rate_err"] / plain["rate_err"]) == pytest.approx(1.5, rel=0.01)
+    ratio = made(field(noisecor=1.5, noiseown=1.1)[-1], options)["rate_err"] / plain["rate_err"]
+    assert ratio[0] == pytest.approx(1.1, abs=0.02) and ratio[-1] > 1.25
+    assert (np.diff(ratio[:STARS]) > -0.01).all()
 
 
 @pytest.mark.parametrize("engine", ["segmentation", "daofind", "peaks"])

@@ -55,6 +55,7 @@ def make(image: Image, options: Mapping, sections: Mapping):
             table[name] = np.full((len(table), len(radii)), np.nan)
     if options["psf"]:
         _add_psf(image, table, fwhm)
+    _correlate(table, image, max(sections["photometry"]["aperture"] * fwhm, 1.5))
     return calibrated(table, image.header)
 
 
@@ -197,6 +198,24 @@ def _add_psf(image: Image, table, fwhm: float) -> None:
         table[name] = values
 
 
+def _correlate(table, image: Image, radius: float) -> None:
+    """Put the correlation of the noise into the errors; `radius` is that of the aperture of ``flux_err``.
+
+    The factor is that of sky, NOISECOR, for a source whose error is the sky's, and nears that of noise which frames do
+    not share, NOISEOWN, as the photons of the source make up its error: the masters' noise, of which NOISECOR has the
+    common part, does not grow with them.
+    """
+    of_sky = image.header.get("NOISECOR", 1.0)
+    of_light = image.header.get("NOISEOWN", of_sky)
+    sky = np.pi * radius**2 * np.median(image.uncertainty[~_unusable(image)]) ** 2 if len(table) else 1.0
+    share = np.fmin(sky / np.asarray(table["flux_err"], dtype=float) ** 2, 1.0)
+    factor = np.sqrt(of_light**2 + (of_sky**2 - of_light**2) * share)
+    for name in [name for name in table.colnames if name.endswith("flux_err")]:
+        errors = np.asarray(table[name], dtype=float)
+        table[name] = errors * factor.reshape(-1, *(1,) * (errors.ndim - 1))
+    table["snr"] = np.asarray(table["snr"], dtype=float) / factor
+
+
 def calibrated(table, header: fits.Header):
     """The table in electrons per second and magnitudes, with sky coordinates, units on every column.
 
@@ -205,16 +224,11 @@ def calibrated(table, header: fits.Header):
     table : `~astropy.table.Table`
         Fluxes in the unit of the stack.
     header : `~astropy.io.fits.Header`
-        Of the stack: EXPTIME, BUNIT, NOISECOR (noise of a sum over that of independent pixels), MAGZP and the WCS where
-        they are known.
+        Of the stack: EXPTIME, BUNIT, MAGZP and the WCS where they are known.
     """
     from nightflow.pointing import celestial_wcs
 
     exptime = header.get("EXPTIME") or np.nan
-    correlation = header.get("NOISECOR", 1.0)
-    for name in [name for name in table.colnames if name.endswith("flux_err")]:
-        table[name] = np.asarray(table[name], dtype=float) * correlation
-    table["snr"] = np.asarray(table["snr"], dtype=float) / correlation
     rate, error = photometry.total_rates(table, header)
     wcs = celestial_wcs(header)
     x, y = (np.asarray(table[name], dtype=float) for name in ("x", "y"))

@@ -167,7 +167,8 @@ def _product(drizzle, header: fits.Header, plain: Image, options: Mapping, total
     header["PIXFRAC"] = (options["pixfrac"], "side of a drop in input pixels")
     header["DRIZSCAL"] = (options["drizzle_scale"], "side of a pixel, pixels of the grid")
     header["NOISECOR"] = (round(noise_correlation(options), 5), "noise of large areas over independent pixels")
-    header.remove("NOISEBOX", ignore_missing=True)
+    for card in ("NOISEBOX", "NOISEOWN"):
+        header.remove(card, ignore_missing=True)
     if "SATURATE" in header:
         header["SATURATE"] *= options["drizzle_scale"] ** 2
     extensions = {"COVERAGE": np.where(empty, 0, coverage).astype(np.int16)}

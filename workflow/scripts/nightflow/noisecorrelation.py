@@ -33,11 +33,14 @@ class StackNoise:
         What the masters' noise adds to the variance of a pixel beyond that of independent frames.
     correlation : float
         Standard deviation of the sum over a box of `BOX` x `BOX` pixels, in units of that of independent pixels.
+    own_correlation : float
+        The same of noise that frames do not share, such as the photon noise of stars.
     """
 
     squared_weights: np.ndarray
     common_variance: float
     correlation: float
+    own_correlation: float
 
 
 def stack_noise(
@@ -80,9 +83,16 @@ def stack_noise(
     own = amplitudes**2 * variances
     pixel, box = (_overlaps(grids, polynomials, shape, side, bool(between.any())) for side in (1, BOX))
     common_variance = float((between * pixel).sum())
-    of_pixel = float((own * np.diag(pixel)).sum()) + common_variance
-    of_box = float((own * np.diag(box)).sum() + (between * box).sum())
-    return StackNoise(np.diag(pixel).copy(), common_variance, float(np.sqrt(of_box / (BOX**2 * of_pixel))))
+    own_pixel, own_box = (float((own * np.diag(overlaps)).sum()) for overlaps in (pixel, box))
+    of_box = own_box + float((between * box).sum())
+    return StackNoise(
+        np.diag(pixel).copy(), common_variance, _correlation(of_box, own_pixel + common_variance),
+        _correlation(own_box, own_pixel),
+    )  # fmt: skip
+
+
+def _correlation(of_box: float, of_pixel: float) -> float:
+    return float(np.sqrt(of_box / (BOX**2 * of_pixel)))
 
 
 def _overlaps(grids, polynomials, shape, side: int, between_frames: bool) -> np.ndarray:

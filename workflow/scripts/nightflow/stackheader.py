@@ -46,6 +46,7 @@ def stack_header(frames: Sequence, reference: fits.Header, options: Mapping, com
     _add_times(header, frames, exposures)
     _add_detector(header, frames, combination, reference_exposure)
     header["NOISECOR"] = (round(combination.noise.correlation, 5), "noise in a box over that of independent pixels")
+    header["NOISEOWN"] = (round(combination.noise.own_correlation, 5), "the same of noise that frames do not share")
     header["NOISEBOX"] = (noisecorrelation.BOX, "[pix] side of the box of NOISECOR")
     return header
 
