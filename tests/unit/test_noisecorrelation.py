@@ -7,7 +7,7 @@ import pytest
 
 from nightflow import noisecorrelation, resampling
 
-SHAPE = (60, 60)
+SHAPE = (96, 96)
 
 
 def weights(matrix, polynomials, rows, columns):
@@ -27,7 +27,7 @@ def weights(matrix, polynomials, rows, columns):
 def turned(angle, shift=(0.0, 0.0)):
     a = np.radians(angle)
     linear = np.array([[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]])
-    centre = np.array([29.5, 29.5])
+    centre = np.array([47.5, 47.5])
     return np.vstack((np.column_stack((linear, centre - linear @ centre + shift)), (0, 0, 1)))
 
 
@@ -36,7 +36,7 @@ def turned(angle, shift=(0.0, 0.0)):
     [
         [np.eye(3), turned(0, (0.3, 0.2)), turned(0, (-0.4, 1.7))],
         [np.eye(3), turned(180, (0.3, 0.2)), turned(90, (0.5, 0.5)), turned(-90, (0.1, 0.2))],
-        [turned(0, (0.3, 0.2)), turned(0, (9.0, -7.5))],
+        [turned(0, (0.3, 0.2)), turned(0, (7.0, -6.4))],
         [turned(180, (0.3, 0.2)), turned(180, (0.9, -0.5)), turned(180)],
     ],
     ids=["small dithers", "turned", "large dithers", "all turned"],
@@ -47,8 +47,12 @@ def test_equals_the_sum_over_all_weights(matrices, kernel):
     polynomials = resampling.kernel_polynomials(kernel)
     grids = [resampling.make_grid(matrix, SHAPE) for matrix in matrices]
     n = len(matrices)
-    amplitudes, variances, common = np.linspace(1, 2, n) / n, np.linspace(100, 150, n), np.full(n, 4.0)
-    noise = noisecorrelation.stack_noise(grids, polynomials, SHAPE, amplitudes, variances, common, ["dark"] * n)
+    shares, variances, common = np.linspace(1, 2, n) / (1.5 * n), np.linspace(100, 150, n), np.full(n, 4.0)
+    factors = np.linspace(1.2, 0.9, n)
+    amplitudes = shares * factors
+    noise = noisecorrelation.stack_noise(
+        grids, polynomials, SHAPE, shares, factors, variances, common, ["dark"] * n
+    )  # fmt: skip
 
     def variance(side, shared):
         box = (14, 14 + side)  # far from the centre, which frames turned by half a turn share
@@ -61,7 +65,7 @@ def test_equals_the_sum_over_all_weights(matrices, kernel):
         return own + sum((a * c * r) ** 2 for a, c, r in zip(amplitudes, common, responses, strict=True)).sum()
 
     pixel, box = variance(1, True), variance(noisecorrelation.BOX, True)
-    assert noise.common_variance == pytest.approx(pixel - variance(1, False), rel=1e-4, abs=1e-4)
+    assert noise.common_in((14, 15), 15)[0, 14] == pytest.approx(pixel - variance(1, False), rel=1e-4, abs=1e-4)
     assert noise.correlation == pytest.approx(np.sqrt(box / pixel) / noisecorrelation.BOX, rel=5e-3)
 
 
@@ -69,12 +73,23 @@ def test_frames_with_other_masters_share_nothing():
     """Only frames calibrated with the same masters share their noise."""
     polynomials = resampling.kernel_polynomials("lanczos3")
     grids = [resampling.make_grid(np.eye(3), SHAPE)] * 2
-    numbers = np.full(2, 0.5), np.full(2, 100.0), np.full(2, 5.0)
+    numbers = np.full(2, 0.5), np.ones(2), np.full(2, 100.0), np.full(2, 5.0)
     alike = noisecorrelation.stack_noise(grids, polynomials, SHAPE, *numbers, ["a", "a"])
     apart = noisecorrelation.stack_noise(grids, polynomials, SHAPE, *numbers, ["a", "b"])
-    assert alike.common_variance == pytest.approx(2 * 0.25 * 25, rel=1e-6)
-    assert apart.common_variance == 0
+    np.testing.assert_allclose(alike.common_variance, 2 * 0.25 * 25, rtol=1e-5)
+    assert not apart.common_variance.any()
     assert alike.correlation == pytest.approx(1) and apart.correlation == pytest.approx(1)
+
+
+def test_common_noise_is_that_of_the_frames_that_cover_a_pixel():
+    """Two pointings of two undithered frames each: half a frame's common variance, also where all four overlap."""
+    polynomials = resampling.kernel_polynomials("lanczos3")
+    grids = [resampling.make_grid(turned(0, (shift, 0)), SHAPE) for shift in (0, 0, 64, 64)]
+    numbers = np.ones(4), np.ones(4), np.full(4, 100.0), np.full(4, 5.0)
+    noise = noisecorrelation.stack_noise(grids, polynomials, (96, 160), *numbers, ["a"] * 4)
+    common = noise.common_in((30, 31), 160)[0]
+    assert common[[10, 150]] == pytest.approx(12.5, rel=1e-5) and common[80] == pytest.approx(6.25, rel=1e-5)
+    assert noise.correlation == pytest.approx(1)
 
 
 def test_many_frames_are_quick():
@@ -84,7 +99,7 @@ def test_many_frames_are_quick():
     polynomials = resampling.kernel_polynomials("lanczos3")
     rng = np.random.default_rng(0)
     grids = [resampling.make_grid(turned(0, rng.uniform(-5, 5, 2)), SHAPE) for _ in range(200)]
-    numbers = np.full(200, 1 / 200), np.full(200, 100.0), np.full(200, 5.0)
+    numbers = np.ones(200), np.ones(200), np.full(200, 100.0), np.full(200, 5.0)
     start = time.process_time()
     noisecorrelation.stack_noise(grids, polynomials, SHAPE, *numbers, ["a"] * 200)
     assert time.process_time() - start < 10

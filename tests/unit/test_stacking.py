@@ -512,6 +512,18 @@ def test_stated_sigma_is_the_scatter(tmp_path, method, size, common):
     assert 0.9 < np.mean(of_boxes) < 1.1
 
 
+def test_mosaic_states_the_masters_noise_where_pointings_overlap_and_where_not(tmp_path):
+    """Of two pointings of five undithered frames: a master's noise averages down where they overlap, and nowhere else."""
+    inputs = noise_frames(tmp_path, [(0, 0)] * 5 + [(100, 0)] * 5, 1, common=7.0)
+    image = make(inputs, shape=(200, 300), rejection="none")
+    ratios = {}
+    for name, columns in (("left", (8, 92)), ("both", (108, 192)), ("right", (208, 292))):
+        part = np.s_[:, slice(*columns)]
+        ratios[name] = (image.data[part] / image.uncertainty[part]).std()
+    print({name: round(float(ratio), 3) for name, ratio in ratios.items()})
+    assert list(ratios.values()) == pytest.approx([1, 1, 1], abs=0.05)
+
+
 @pytest.mark.accuracy
 def test_rotated_frames_state_their_noise(tmp_path):
     """The same for frames turned by half a turn, by a few degrees and of another scale."""

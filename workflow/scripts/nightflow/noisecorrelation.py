@@ -29,8 +29,9 @@ class StackNoise:
     ----------
     squared_weights : ndarray, shape (n,)
         Sum of the squared kernel weights of each frame: variance of an output pixel for unit input variance.
-    common_variance : float
-        What the masters' noise adds to the variance of a pixel beyond that of independent frames.
+    common_variance : ndarray of float32, shape (ny / BOX, nx / BOX), rounded up
+        What the masters' noise adds to the variance of a pixel beyond that of independent frames, in boxes of pixels
+        from the first one on: it depends on which frames cover them.
     correlation : float
         Standard deviation of the sum over a box of `BOX` x `BOX` pixels, in units of that of independent pixels.
     own_correlation : float
@@ -38,21 +39,26 @@ class StackNoise:
     """
 
     squared_weights: np.ndarray
-    common_variance: float
+    common_variance: np.ndarray
     correlation: float
     own_correlation: float
+
+    def common_in(self, rows: tuple[int, int], n_columns: int) -> np.ndarray:
+        """`common_variance` of the pixels of some rows, shape (rows, n_columns)."""
+        return self.common_variance[np.arange(*rows)[:, None] // BOX, np.arange(n_columns) // BOX]
 
 
 def stack_noise(
     grids: Sequence[Grid],
     polynomials: np.ndarray,
     shape: tuple[int, int],
-    amplitudes: np.ndarray,
+    weights: np.ndarray,
+    factors: np.ndarray,
     variances: np.ndarray,
     common: np.ndarray,
     masters: Sequence,
 ) -> StackNoise:
-    """Correlated noise of a linear combination of resampled frames.
+    """Correlated noise of a weighted mean of resampled frames.
 
     Parameters
     ----------
@@ -62,8 +68,10 @@ def stack_noise(
         From `~nightflow.resampling.kernel_polynomials`.
     shape : tuple of int
         (ny, nx) of the stack.
-    amplitudes : ndarray, shape (n,)
-        Factor of each frame's input pixels in the stack: weight times flux scale times Jacobian.
+    weights : ndarray, shape (n,)
+        Of the frames in the mean.
+    factors : ndarray, shape (n,)
+        Of each frame's input pixels: flux scale times Jacobian.
     variances : ndarray, shape (n,)
         Variance of a sky pixel of each frame, the masters' share included.
     common : ndarray, shape (n,)
@@ -75,40 +83,89 @@ def stack_noise(
     -----
     With ``K_f(p, n)`` the weight of input pixel n in output pixel p of frame f, the covariance of two output pixels is
     ``sum_f sum_g a_f a_g c_fg sum_n K_f(p, n) K_g(p', n)``, with ``c_ff`` the variance of a frame and ``c_fg`` the
-    common variance. It is averaged over a grid of places; each frame's scale is taken as uniform.
+    common variance, and a_f the weight of a frame over that of all frames that cover the place. The sums over n are
+    averaged over a grid of places; each frame's scale is taken as uniform.
     """
     shared = np.array([[a == b for b in masters] for a in masters])
-    between = np.where(shared, np.outer(amplitudes * common, amplitudes * common), 0.0)
+    between = np.where(shared, np.outer(factors * common, factors * common), 0.0)
     np.fill_diagonal(between, 0.0)
-    own = amplitudes**2 * variances
-    pixel, box = (_overlaps(grids, polynomials, shape, side, bool(between.any())) for side in (1, BOX))
-    common_variance = float((between * pixel).sum())
-    own_pixel, own_box = (float((own * np.diag(overlaps)).sum()) for overlaps in (pixel, box))
-    of_box = own_box + float((between * box).sum())
+    own = factors**2 * variances
+    x, y = (c.ravel() for c in np.meshgrid(*(np.rint((np.arange(_PLACES) + 0.5) / _PLACES * n) for n in shape[::-1])))
+    covering = _covering(grids, x, y)
+    shares = _shares(covering, weights)
+    pixel, box = (_overlaps(grids, polynomials, x, y, covering, side, between.any()) for side in (1, BOX))
+    own_pixel, own_box = (float(((shares**2).sum(axis=0) * own * np.diag(sums)).sum()) for sums in (pixel, box))
+    common_pixel, common_box = (float(_common(shares, between * sums).sum()) for sums in (pixel, box))
     return StackNoise(
-        np.diag(pixel).copy(), common_variance, _correlation(of_box, own_pixel + common_variance),
+        np.diag(pixel).copy(),
+        _common_in_boxes(grids, shape, weights, between * pixel),
+        _correlation(own_box + common_box, own_pixel + common_pixel),
         _correlation(own_box, own_pixel),
-    )  # fmt: skip
+    )
 
 
 def _correlation(of_box: float, of_pixel: float) -> float:
     return float(np.sqrt(of_box / (BOX**2 * of_pixel)))
 
 
-def _overlaps(grids, polynomials, shape, side: int, between_frames: bool) -> np.ndarray:
-    """Sum over input pixels of the product of two frames' summed weights in a box, shape (n, n), mean of the places.
+def _covering(grids: Sequence[Grid], x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Which frames cover output positions, shape (places, n)."""
+    covering = np.empty((len(x), len(grids)), bool)
+    for column, grid in zip(covering.T, grids, strict=True):
+        places = [row[0] * x + row[1] * y + row[2] for row in grid.matrix]
+        inside = [(place > -0.5) & (place < n - 0.5) for place, n in zip(places, grid.frame_shape[::-1], strict=True)]
+        column[:] = inside[0] & inside[1]
+    return covering
 
-    Only the diagonal is filled in unless `between_frames`.
+
+def _shares(covering: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Part of each frame in the mean of those that cover a place."""
+    shares = covering * weights
+    return shares / np.maximum(shares.sum(axis=1, keepdims=True), np.finfo(float).tiny)
+
+
+def _common(shares: np.ndarray, covariances: np.ndarray) -> np.ndarray:
+    """Variance of a mean from the covariances of the frames, for each row of shares.
+
+    Sums by einsum are the same on any number of cores, unlike those of a threaded linear algebra library.
     """
-    y, x = (c.ravel() for c in np.meshgrid(*(np.rint(np.linspace(0, n - 1, _PLACES)) for n in shape), indexing="ij"))
+    return np.einsum("pg,pg->p", np.einsum("pf,fg->pg", shares, covariances), shares)
+
+
+def _common_in_boxes(grids, shape: tuple[int, int], weights: np.ndarray, covariances: np.ndarray) -> np.ndarray:
+    """Common variance at the middle of each box of the stack."""
+    ny, nx = (-(-n // BOX) for n in shape)
+    if not covariances.any():
+        return np.zeros((ny, nx), np.float32)
+    x, y = (
+        c.ravel() for c in np.meshgrid(*(np.minimum(np.arange(0, n, BOX) + BOX // 2, n - 1) for n in shape[::-1]))
+    )
+    # few of the sets of frames that could cover a place do
+    sets, which = np.unique(np.packbits(_covering(grids, x, y), axis=1), axis=0, return_inverse=True)
+    covering = np.unpackbits(sets, axis=1, count=len(grids)).astype(bool)
+    return _common(_shares(covering, weights), covariances).astype(np.float32)[which].reshape(ny, nx)
+
+
+def _overlaps(grids, polynomials, x, y, covering: np.ndarray, side: int, between_frames: bool) -> np.ndarray:
+    """Sum over input pixels of the product of two frames' summed weights in a box, shape (n, n).
+
+    Its mean over those of the places (x, y) that both frames cover. Only the diagonal is filled in unless
+    `between_frames`.
+    """
     n_taps = int(np.ceil(max(np.sqrt(grid.pixel_area) for grid in grids) * (side - 1))) + TAPS + 1
     boxes = [_box_weights(grid, polynomials, x, y, side, n_taps) for grid in grids]
     first, weights = (np.array([box[i] for box in boxes]) for i in (0, 1))  # (n, 2, places), (n, 2, taps, places)
-    overlaps = np.diag((weights**2).sum(axis=2).prod(axis=1).mean(axis=1))
+    overlaps = np.diag(_mean((weights**2).sum(axis=2).prod(axis=1), np.where(covering.any(axis=0), covering, 1).T))
     for f in range(len(grids) if between_frames else 0):
-        overlaps[f, f:] = _products(first[f], weights[f], first[f:], weights[f:]).prod(axis=1).mean(axis=1)
+        products = _products(first[f], weights[f], first[f:], weights[f:]).prod(axis=1)
+        overlaps[f, f:] = _mean(products, (covering[:, f, None] & covering[:, f:]).T)
         overlaps[f:, f] = overlaps[f, f:]
     return overlaps
+
+
+def _mean(values: np.ndarray, counted: np.ndarray) -> np.ndarray:
+    """Mean of each row over the places that count; 0 where none does."""
+    return (values * counted).sum(axis=1) / np.maximum(counted.sum(axis=1), 1)
 
 
 def _box_weights(grid: Grid, polynomials, x, y, side: int, n_taps: int) -> tuple[np.ndarray, np.ndarray]:

@@ -261,7 +261,8 @@ class _Combination:
             grids,
             self.polynomials,
             self.shape,
-            self.weights / self.weights.sum() * scales * [grid.pixel_area for grid in grids],
+            self.weights.astype(float),
+            scales * [grid.pixel_area for grid in grids],
             sky**2,
             masters,
             [tuple(str(frame.header.get(card)) for card in _MASTER_CARDS) for frame in self.frames],
@@ -294,7 +295,7 @@ class _Combination:
             share = rejected.weight / np.maximum(rejected.weight + out.weight, np.finfo(np.float32).tiny)
             np.copyto(out.data, out.data + share * (rejected.median[inner] - out.data), where=share > 0)
         out.data[:] *= np.float32(self.total)
-        variance = out.uncertainty + np.float32(self.noise.common_variance)
+        variance = out.uncertainty + self.noise.common_in(rows, nx)
         out.uncertainty[:] = np.sqrt(variance) * np.float32(self.total)
         out.mask[:] = np.where(out.coverage == 0, common[inner] | _NO_DATA, 0) | (any_bits[inner] & _ANY)
         return out, rejected.of_frames
