@@ -206,6 +206,8 @@ def test_colour_picture_is_registered_and_balanced(three_filters, options, tmp_p
     colours = np.array([picture[b - 3 : b + 4, a - 3 : a + 4].mean(axis=(0, 1)) for b, a in places])
     print("stars' mean colour", colours.mean(axis=0))
     assert np.ptp(colours.mean(axis=0)) < 30 and colours.mean() > 80
+    # V is shifted by (4.3, -2.1), R by (-3, 1.5): what a channel lacks has no colour
+    assert not picture[:, :7].any() and not picture[-3:].any() and picture[5:-5, 10:-5].any(axis=2).mean() > 0.8
     composites.write_png(tmp_path / "c.png", picture)
     assert (tmp_path / "c.png").read_bytes()[:4] == b"\x89PNG"
 

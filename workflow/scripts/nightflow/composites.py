@@ -27,7 +27,7 @@ def make(channels: Sequence[tuple], options: Mapping, registration_options: Mapp
     Returns
     -------
     ndarray of uint8, shape (ny, nx, 3)
-        On the grid of the middle channel, first row at the bottom of the sky image.
+        On the grid of the middle channel, first row at the bottom of the sky image; black where a channel has no light.
 
     Raises
     ------
@@ -48,23 +48,25 @@ def make(channels: Sequence[tuple], options: Mapping, registration_options: Mapp
     shape = channels[1][0].shape
     planes = [_on_grid(image, matrix, shape) for (image, _, _), matrix in zip(channels, matrices, strict=True)]
     scales = _white_stars(pairs, matrices, max(1.5, pairs[1][1].get("FWHM", 3.0)))
-    planes = [plane * scale for plane, scale in zip(planes, scales, strict=True)]
-    noise = _noise(np.mean(planes, axis=0))
-    return make_lupton_rgb(*planes, minimum=-noise, stretch=options["stretch"] * noise, Q=options["q"])
+    planes = np.array([plane * scale for plane, scale in zip(planes, scales, strict=True)])
+    known = np.isfinite(planes).all(axis=0)
+    noise = _noise(planes[:, known].mean(axis=0))
+    planes = np.where(known, planes, 0)
+    picture = make_lupton_rgb(*planes, minimum=-noise, stretch=options["stretch"] * noise, Q=options["q"])
+    return np.where(known[..., None], picture, np.uint8(0))
 
 
 def _on_grid(image: Image, matrix: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """The stack on the common grid, without its sky; zero where there is none."""
+    """The stack on the common grid, without its sky; NaN where there is none."""
     from scipy import ndimage
 
-    data = np.where(np.isfinite(image.data), image.data, 0)
     inverse = np.linalg.inv(matrix)
     # ndimage counts rows first
     moved = ndimage.affine_transform(
-        data, inverse[:2, :2][::-1, ::-1], inverse[:2, 2][::-1], output_shape=shape, order=1, cval=0.0
+        image.data, inverse[:2, :2][::-1, ::-1], inverse[:2, 2][::-1], output_shape=shape, order=1, cval=np.nan
     )
-    inside = moved[moved != 0]
-    return np.where(moved != 0, moved - (np.median(inside) if inside.size else 0), 0)
+    inside = moved[np.isfinite(moved)]
+    return moved - (np.median(inside) if inside.size else 0)
 
 
 def _white_stars(pairs, matrices, radius: float) -> list[float]:
@@ -92,8 +94,7 @@ def _white_stars(pairs, matrices, radius: float) -> list[float]:
     return [ratios[0], 1.0, ratios[1]]
 
 
-def _noise(plane: np.ndarray) -> float:
-    values = plane[plane != 0]
+def _noise(values: np.ndarray) -> float:
     return float(1.4826 * np.median(np.abs(values - np.median(values)))) if values.size else 1.0
 
 
