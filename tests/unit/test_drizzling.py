@@ -35,10 +35,12 @@ def frames(folder, offsets, fwhm=1.3, changes=None, seed=3, scales=None):
     return inputs
 
 
-def drizzle(inputs, **options):
+def drizzle(inputs, threads=1, **options):
     from nightflow.stacking import StackInput
 
-    return drizzling.stack([StackInput(*entry) for entry in inputs], reference_header(SHAPE), OPTIONS | options)
+    return drizzling.stack(
+        [StackInput(*entry) for entry in inputs], reference_header(SHAPE), OPTIONS | options, threads
+    )
 
 
 def fluxes(image, scale, radius=5.0):
@@ -66,6 +68,24 @@ def test_fluxes_and_places(tmp_path, scale, pixfrac):
     assert np.abs(magnitudes[[0, 1, 3]]).max() < 5
     assert np.abs(found[:, 1:] * scale).max() < 0.05
     assert image.extensions["COVERAGE"].max() == 16 and image.header["STACKKRN"] == "drizzle"
+
+
+def test_tiles_are_parts_of_the_whole(tmp_path, monkeypatch):
+    """Tiles of any size give the same planes, also of distorted and turned frames, and whatever the threads."""
+    inputs = frames(tmp_path, dithers(5, 2.0, seed=4))
+    inputs[1] = (inputs[1][0], lambda x, y: (x + 2e-4 * (x - 50) ** 2, y * 1.01 - 0.5), 1.0, 1.0)
+    turned = np.array([[0.8, -0.6, 38.0], [0.6, 0.8, -20.0], [0, 0, 1]])
+    inputs[2] = (inputs[2][0], turned, 1.0, 1.0)
+    how = {"rejection": "noise", "match_sky": "constant"}
+    whole = drizzle(inputs, **how)
+    for side, threads in ((37, 2), (70, 1)):
+        monkeypatch.setattr(drizzling, "_TILE", side)
+        parts = drizzle(inputs, threads, **how)
+        np.testing.assert_allclose(parts.data, whole.data, rtol=1e-4, atol=1e-3 * SIGMA)
+        np.testing.assert_allclose(parts.uncertainty, whole.uncertainty, rtol=1e-4)
+        for name in ("COVERAGE", "WEIGHT"):
+            np.testing.assert_allclose(parts.extensions[name], whole.extensions[name], rtol=1e-5)
+        np.testing.assert_array_equal(parts.mask, whole.mask)
 
 
 def test_narrow_stars_stay_narrow(tmp_path):

@@ -513,7 +513,7 @@ def test_stated_sigma_is_the_scatter(tmp_path, method, size, common):
 
 
 def test_mosaic_states_the_masters_noise_where_pointings_overlap_and_where_not(tmp_path):
-    """Of two pointings of five undithered frames: a master's noise averages down where they overlap, and nowhere else."""
+    """Of two pointings of undithered frames: a master's noise averages down where they overlap, and nowhere else."""
     inputs = noise_frames(tmp_path, [(0, 0)] * 5 + [(100, 0)] * 5, 1, common=7.0)
     image = make(inputs, shape=(200, 300), rejection="none")
     ratios = {}

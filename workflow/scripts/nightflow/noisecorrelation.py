@@ -137,9 +137,7 @@ def _common_in_boxes(grids, shape: tuple[int, int], weights: np.ndarray, covaria
     ny, nx = (-(-n // BOX) for n in shape)
     if not covariances.any():
         return np.zeros((ny, nx), np.float32)
-    x, y = (
-        c.ravel() for c in np.meshgrid(*(np.minimum(np.arange(0, n, BOX) + BOX // 2, n - 1) for n in shape[::-1]))
-    )
+    x, y = (c.ravel() for c in np.meshgrid(*(np.minimum(np.arange(0, n, BOX) + BOX // 2, n - 1) for n in shape[::-1])))
     # few of the sets of frames that could cover a place do
     sets, which = np.unique(np.packbits(_covering(grids, x, y), axis=1), axis=0, return_inverse=True)
     covering = np.unpackbits(sets, axis=1, count=len(grids)).astype(bool)

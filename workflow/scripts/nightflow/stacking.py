@@ -99,7 +99,7 @@ def stack(
     if options["rejection"] not in rejection.REJECTIONS:
         names = ", ".join(rejection.REJECTIONS)
         raise ValueError(f"stack.rejection is {options['rejection']!r}, must be one of {names}")
-    frames = _open_frames(inputs)
+    frames = open_frames(inputs)
     if not frames:
         raise RejectedFrame("there is no frame to stack", reference_header)
     shape = (int(reference_header["NAXIS2"]), int(reference_header["NAXIS1"]))
@@ -140,11 +140,12 @@ _DTYPES = (np.float32, np.float32, np.uint16, np.int16, np.float32, np.int16, np
 
 
 @dataclass(frozen=True)
-class _Frame:
+class Frame:
     """An input whose pixels are read window by window; no file stays open between strips."""
 
     path: Path
     header: fits.Header
+    transform: np.ndarray | Callable
     matrix: np.ndarray
     flux_scale: float
     weight: float
@@ -167,18 +168,26 @@ class _Frame:
 
     def window(self, window: tuple[slice, slice]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Pixels, variance and mask of a window of the turned frame."""
-        window = resampling.raw_window(self.grid, window)
-        planes = [
+        return tuple(self.grid.turn(plane) for plane in self.stored(resampling.raw_window(self.grid, window)))
+
+    def stored(self, window: tuple[slice, slice]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Pixels, variance and mask of a window of the frame as it is stored."""
+        data, mask, uncertainty = (
             np.memmap(self.path, dtype, "r", offset, self.shape)[window]
             for dtype, offset in zip((">f4", ">u2", ">f4"), self.offsets, strict=True)
-        ]
-        data, mask, uncertainty = (self.grid.turn(plane) for plane in planes)
+        )
         # FITS stores unsigned 16-bit integers with their top bit inverted (BZERO = 32768)
         return data, np.square(uncertainty, dtype=np.float32), mask.astype(np.uint16) ^ np.uint16(0x8000)
 
 
-def _open_frames(inputs) -> list[_Frame]:
-    """Frames to combine, ordered by name, so that the order of the arguments does not matter."""
+def open_frames(inputs: Sequence[StackInput | tuple]) -> list[Frame]:
+    """Frames to combine, ordered by name, so that the order of the arguments does not matter.
+
+    Raises
+    ------
+    ValueError
+        If a file is no image product, or a matrix, flux scale or weight is unusable.
+    """
     frames = []
     for entry in inputs:
         path, transform, flux_scale, weight = StackInput(*entry)
@@ -197,7 +206,9 @@ def _open_frames(inputs) -> list[_Frame]:
             raise ValueError(f"{path} is not an image product with float32 pixels, uint16 mask and float32 uncertainty")
         grid = resampling.make_grid(transform, shape)
         matrix = resampling.linear_part(transform, shape)
-        frames.append(_Frame(Path(path), header, matrix, float(flux_scale), float(weight), offsets, shape, grid))
+        frames.append(
+            Frame(Path(path), header, transform, matrix, float(flux_scale), float(weight), offsets, shape, grid)
+        )
     return sorted((f for f in frames if f.weight > 0), key=lambda frame: (frame.name, str(frame.path)))
 
 
@@ -212,7 +223,7 @@ class _Rejected(NamedTuple):
 class _Combination:
     """What it takes to make any strip of the stack."""
 
-    def __init__(self, frames: list[_Frame], shape: tuple[int, int], options: Mapping):
+    def __init__(self, frames: list[Frame], shape: tuple[int, int], options: Mapping):
         self.frames, self.shape, self.options = frames, shape, options
         self.method, self.rejection = DEEP_SKY_STACKER.get(options["method"], (options["method"], options["rejection"]))
         self.polynomials = resampling.kernel_polynomials(options["kernel"])
@@ -360,7 +371,7 @@ class _Combination:
             any_bits |= bits
         return values, variances, common, any_bits
 
-    def _resample_frame(self, frame: _Frame, rows: tuple[int, int], out: tuple[np.ndarray, ...]) -> None:
+    def _resample_frame(self, frame: Frame, rows: tuple[int, int], out: tuple[np.ndarray, ...]) -> None:
         for columns in resampling.column_blocks(frame.grid, rows[1] - rows[0], self.shape[1]):
             window = resampling.input_window(frame.grid, rows, columns)
             if window is None:
@@ -373,7 +384,7 @@ class _Combination:
             )  # fmt: skip
 
 
-def _star_peaks(frames: Sequence[_Frame]) -> tuple[np.ndarray, np.ndarray]:
+def _star_peaks(frames: Sequence[Frame]) -> tuple[np.ndarray, np.ndarray]:
     """How the stars of the frames differ by their seeing.
 
     Returns
@@ -391,13 +402,13 @@ def _star_peaks(frames: Sequence[_Frame]) -> tuple[np.ndarray, np.ndarray]:
     return ratio**-2.0, (variance * (np.log(ratio).mean() - np.log(ratio))).astype(np.float32)
 
 
-def _sky_noise(frames: Sequence[_Frame]) -> np.ndarray:
+def _sky_noise(frames: Sequence[Frame]) -> np.ndarray:
     """Standard deviation of a sky pixel of each frame; 1 where it is unknown."""
     noise = np.array([frame.card("SKYSTD", 1.0) for frame in frames], np.float32)
     return np.where(np.isfinite(noise) & (noise > 0), noise, np.float32(1))
 
 
-def _typical_sky(frames: Sequence[_Frame], factors: np.ndarray) -> float:
+def _typical_sky(frames: Sequence[Frame], factors: np.ndarray) -> float:
     """Median level of the sky that the frames were freed of, on the common flux scale; 0 where it is unknown."""
     levels = np.array([frame.card("SKYMED", np.nan) for frame in frames]) * factors
     return float(np.median(levels)) if np.isfinite(levels).all() else 0.0
