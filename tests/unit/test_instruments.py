@@ -39,11 +39,47 @@ def test_kind_of_a_frame_from_its_type_card(dialects, text, kind):
         ({"EXPTIME": 0.0}, "a.fits", "bias"),
         ({"EXPTIME": 9.0, "OBJECT": "M1"}, "a.fits", "light"),
         ({"EXPTIME": 9.0}, "a.fits", None),
+        *(({"EXPTIME": 9.0, "PICTTYPE": n}, "a.fits", k) for n, k in enumerate(("light", "bias", "dark", "flat"), 1)),
         ({"EXPTIME": 9.0, "IMAGETYP": "LIGHT"}, "dark nebula/a.fits", "light"),
     ],
 )
 def test_without_a_type_card_the_path_and_exposure_decide(dialects, cards, path, kind):
     assert instruments.translate(cards, dialects["generic"], path)[0]["kind"] == kind
+
+
+@pytest.mark.parametrize(
+    ("cards", "expected"),
+    [
+        ({"FILTER1": "Clear", "FILTER2": "V"}, "V"),
+        ({"FILTER1": "R", "FILTER2": "open", "FILTER3": " "}, "R"),
+        ({"FILTER1": "V", "FILTER2": "ND1"}, "V+ND1"),
+        ({"FILTER1": "Clear", "FILTER2": "Empty"}, "Clear"),
+        ({"FILTER1": "V", "FILTER2": "V"}, "V"),
+        ({"FILTER1": "n/a", "FILTER2": "B"}, "B"),
+        ({"FILTER": "Clear", "FILTER2": "V"}, "Clear"),
+        ({"FILTERA": "none", "FILTERB": 3}, "3"),
+        ({"FILTER1": "n/a"}, None),
+    ],
+)
+def test_open_filter_wheels_do_not_hide_the_filter(dialects, cards, expected):
+    """Of wheels in one beam the one with a filter names it; one card of its own for the filter comes first."""
+    assert instruments.translate(cards, dialects["generic"])[0]["filter"] == expected
+
+
+@pytest.mark.parametrize(
+    ("cards", "filter_name"),
+    [
+        ({"DATA-TYP": "OBJECT", "FILTER01": "V", "EXPTIME": 30, "DATE-OBS": "2010-01-01", "UT": "10:00:00.5"}, "V"),
+        ({"OBSTYPE": "TARGET", "WFFBAND": "r", "EXPTIME": 60, "DATE-OBS": "2010-01-01", "UTSTART": "10:00:00.5"}, "r"),
+        ({"IMGTYP": "object", "FILTER": "R", "AEXPTIME": 60.0, "UTC-OBS": "2010-01-01T10:00:00.5"}, "R"),
+        ({"FLAVOR": "science", "FILTER": "i", "EXPTIME": 54.0, "MJD-OBS": 55197.41667246}, "i"),
+    ],
+)  # fmt: skip
+def test_observatories_without_a_file_of_their_own(dialects, cards, filter_name):
+    """Subaru, INT, Palomar and SDSS: kind, filter, exposure and time come out of their headers."""
+    values, _ = instruments.translate(cards, instruments.choose(cards, dialects))
+    assert (values["kind"], values["filter"]) == ("light", filter_name) and values["exptime"] >= 30
+    assert values["date_obs"].startswith("2010-01-01T10:00:00.5")
 
 
 def test_maxim_headers_are_recognised_and_their_gain_card_is_a_setting(dialects):

@@ -36,6 +36,8 @@ class Instrument:
         Conditions and the kind (``is``) that they mean, the first that fits decides.
     blank : list of str
         Texts that say nothing, in lower case, such as ``n/a``.
+    open : list of str
+        Patterns of what a filter wheel without a filter in the beam says.
     values : dict of str to dict
         By standard name: patterns and what they stand for.
     units, time, plausible, defaults, extensions : dict
@@ -51,6 +53,7 @@ class Instrument:
     keywords: dict
     kinds: list
     blank: list = field(default_factory=list)
+    open: list = field(default_factory=list)
     values: dict = field(default_factory=dict)
     units: dict = field(default_factory=dict)
     time: dict = field(default_factory=dict)
@@ -177,12 +180,23 @@ def _lookup(name: str, cards: dict, instrument: Instrument) -> tuple[object, str
     """The first usable value of the keywords for `name`, in standard units, and its keyword."""
     for keyword in instrument.keywords[name]:
         value = cards.get(keyword)
+        if "+" in keyword:
+            value, keyword = _in_one_beam(keyword.split("+"), cards, instrument)
         if value is None or (isinstance(value, str) and _says_nothing(value, instrument)):
             continue
         value = _standard(name, value, instrument)
         if value is not None and _is_plausible(name, value, instrument):
             return value, keyword
     return None, None
+
+
+def _in_one_beam(wheels: list[str], cards: dict, instrument: Instrument) -> tuple[str | None, str]:
+    """What the filter wheels of one beam say, and their keywords; open ones do not count, unless all are."""
+    texts = {wheel: str(cards[wheel]).strip() for wheel in wheels if cards.get(wheel) is not None}
+    texts = {wheel: text for wheel, text in texts.items() if not _says_nothing(text, instrument)}
+    filters = {wheel: text for wheel, text in texts.items() if not _fits(text, instrument.open)}
+    used = filters or dict(list(texts.items())[:1])
+    return "+".join(dict.fromkeys(used.values())) or None, "+".join(used)
 
 
 def _says_nothing(text: str, instrument: Instrument) -> bool:
