@@ -52,6 +52,7 @@ _LEAST_SIGNIFICANCE = 4.5
 _STRUCTURE = 0.02
 _PIXEL = 1 / 12  # variance of the light over a pixel, px^2
 _STAMP = 2  # half side, px
+_NEAR = 8.0  # px; most pixels have their peak within this: a look, where a tree would have to be imported
 _OFFSETS = np.arange(-1.0, 1.01, 0.25)  # of a star from the middle of its brightest pixel, px
 # Stars that are taken as examples of what stars look like, and how much one may differ from the others, as a share of
 # the peak: stars do so because they lie otherwise on the pixels, rays because each is unlike any other.
@@ -301,10 +302,21 @@ def _peaks(pixels, tested):
 
 def _nearest_peak(tested, y, x):
     """Rows and columns of the pixels of `tested`, and which peak is nearest to each."""
-    from scipy.spatial import cKDTree
-
     rows, columns = np.nonzero(tested)
-    _, nearest = cKDTree(np.column_stack([y, x])).query(np.column_stack([rows, columns]))
+    reach = int(_NEAR)
+    peak_at = np.full((tested.shape[0] + 2 * reach, tested.shape[1] + 2 * reach), -1, np.int32)
+    peak_at[y + reach, x + reach] = np.arange(y.size)
+    span = range(-reach, reach + 1)
+    steps = sorted(((dy, dx) for dy in span for dx in span if np.hypot(dy, dx) <= _NEAR), key=lambda s: np.hypot(*s))
+    nearest, left = np.empty(rows.size, np.intp), np.arange(rows.size)
+    for dy, dx in steps:
+        found = peak_at[rows[left] + reach + dy, columns[left] + reach + dx]
+        nearest[left] = found
+        left = left[found < 0]
+    if left.size:  # in the middle of something large
+        from scipy.spatial import KDTree
+
+        nearest[left] = KDTree(np.column_stack([y, x])).query(np.column_stack([rows[left], columns[left]]))[1]
     return rows, columns, nearest
 
 
