@@ -31,7 +31,7 @@ _GENERALISED_ESD = _ESTIMATORS["generalised_esd"]
 
 _GROWTH = 3  # pixels: half of the widest kernel
 # Values this many times beyond their limit draw a closer look at their neighbours, and the part of the limit there.
-_STRONG, _NEAR = 1.5, 0.5
+_STRONG, _NEAR = 1.5, 0.25
 _LEAST_LIMIT = 4.0  # sigma: below it, noise itself would count as strong
 _ANY = np.uint16(MaskBit.SATURATED | MaskBit.NONLINEAR)
 # What stands in the variance plane in place of the variance of a rejected value.
@@ -473,7 +473,7 @@ def _judge_generalised_esd(column, suspect, critical, kept):
 
 @numba.njit(nogil=True, cache=True)
 def _reject_neighbours(values, variances, centre, scatter, flags, extra, rejector):
-    """Half the limit applies around strong outliers: the kernel's lobes and a trail's wings are there."""
+    """A quarter of the limit applies around strong outliers: the kernel's lobes and a trail's wings are there."""
     low2 = np.float32((_NEAR * max(rejector.low, _LEAST_LIMIT)) ** 2)
     high2 = np.float32((_NEAR * max(rejector.high, _LEAST_LIMIT)) ** 2)
     for n in range(len(values)):
