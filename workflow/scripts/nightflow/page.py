@@ -228,6 +228,8 @@ def _links(stack: Mapping, made: Collection[str], results: str) -> list[dict]:
     catalogue, curves = f"catalogues/{target}/{name}", f"lightcurves/{target}/{name}"
     if f"{results}/{catalogue}.fits" in made:
         links += [("catalogue", f"{catalogue}.fits"), ("regions for DS9", f"{catalogue}.reg")]
+    if sum(path.startswith(f"{results}/catalogues/{target}/") for path in made) > 1:
+        links += [("catalogue of all filters", f"catalogues/{target}.fits")]
     if f"{results}/{curves}.fits" in made:
         links += [("light curves", f"{curves}.fits"), ("their plot", f"{curves}.png")]
     return [{"text": text, "href": f"../{path}"} for text, path in links]
