@@ -66,8 +66,9 @@ def calibrated(light, results: Path, config: dict) -> str:
     output = results / "calibrated" / f"{light.frame}.fits"
     paths = dict.fromkeys(("bias", "dark", "flat", "bad_pixels"))
     with lineage.inputs_of_step([light.path], results / "logs"):
+        raw = {"path": light.path, "hdu": light.hdu, "cards": light.cards(), "detector": light.detector}
         calibrate.main(
-            *(light.path, light.hdu, paths, paths, None, None, output, light.cards(), light.detector),
+            *({**raw, "corners": paths}, paths, None, None, output),
             *(config["calibration"], "warn", "none", "digest"),
         )
     reason = str(products.read_header(output).get("NFREASON", "calibrated"))

@@ -28,8 +28,7 @@ def library(tmp_path):
 
 
 def digest(tmp_path, library):
-    for cache in (provenance._tree, provenance._imports, provenance._source_digest):
-        cache.cache_clear()
+    provenance._source.cache_clear()
     return provenance.code_digest(tmp_path / "script.py", library)
 
 

@@ -43,3 +43,17 @@ def fresh(raw_night, tmp_path) -> Workspace:
     folder = tmp_path / "fresh"
     shutil.copytree(raw_night, folder / "raw")
     return Workspace(folder)
+
+
+@pytest.fixture
+def own_checkout(reduced, tmp_path, root):
+    """The reduced night with a copy of the workflow that may be edited."""
+    checkout = tmp_path / "checkout"
+    for part in ("Snakefile", "config", "envs", "profiles", "workflow"):
+        source = root / part
+        copy = shutil.copytree if source.is_dir() else shutil.copy2
+        (checkout / part).parent.mkdir(parents=True, exist_ok=True)
+        copy(source, checkout / part)
+    workspace = reduced.copy(tmp_path / "night")
+    workspace.checkout = checkout
+    return workspace

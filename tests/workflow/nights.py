@@ -43,12 +43,15 @@ class Workspace:
     def results(self) -> Path:
         return self.folder / "results"
 
-    def snakemake(self, *arguments, snakefile="Snakefile", profile=True, directory=None, **config):
-        """Run snakemake; `config` goes into a configuration file. Pictures of single frames are left out."""
+    def snakemake(self, *arguments, snakefile="Snakefile", profile=True, directory=None, within=(), **config):
+        """Run snakemake; `config` goes into a configuration file. Pictures of single frames are left out.
+
+        `within`: a command that runs it, such as ``prlimit``.
+        """
         config = {"raw_dir": "raw", "results_dir": "results", "report": {"frame_previews": 0}, **config}
         file = self.folder / "config.yaml"
         file.write_text(yaml.safe_dump({k: v for k, v in config.items() if v != "unset"}))
-        command = [sys.executable, "-m", "snakemake", "--cores", "2", "-s", str(self.checkout / snakefile)]
+        command = [*within, sys.executable, "-m", "snakemake", "--cores", "2", "-s", str(self.checkout / snakefile)]
         command += ["--configfile", str(file)]
         command += ["--workflow-profile", str(self.checkout / "profiles" / "default")] if profile else []
         return subprocess.run(

@@ -14,8 +14,10 @@ import time
 from pathlib import Path
 
 import comparison
+import numpy as np
 import pytest
 import yaml
+from astropy.io import fits
 
 from nights import ROOT, Workspace
 
@@ -24,15 +26,13 @@ pytestmark = pytest.mark.workflow
 KILLS = int(os.environ.get("NIGHTFLOW_KILLS", 2))
 
 
-def started(workspace, *arguments, **options):
+def started(workspace, *arguments, output=subprocess.DEVNULL, **options):
     """Snakemake on its way, in a process group of its own."""
     config = {"raw_dir": "raw", "results_dir": "results", "report": {"frame_previews": 0}, **options}  # as all tests
     (workspace.folder / "config.yaml").write_text(yaml.safe_dump(config))
     command = [sys.executable, "-m", "snakemake", "--cores", "2", "-s", str(ROOT / "Snakefile")]
     command += ["--configfile", "config.yaml", "--workflow-profile", str(ROOT / "profiles" / "default"), *arguments]
-    return subprocess.Popen(
-        command, cwd=workspace.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
+    return subprocess.Popen(command, cwd=workspace.folder, stdout=output, stderr=output, start_new_session=True)
 
 
 def scripts_of(process):
@@ -127,6 +127,45 @@ def test_full_and_read_only_disks(fresh, reduced, mounted):
     assert failed.returncode != 0 and "nightflow: the file system is read-only" in text and "Traceback" not in text
 
 
+def test_frames_that_go_or_change_after_planning(fresh):
+    """The run says which frame is gone and does the others; the next one does what has changed, and that alone."""
+    gone, changed = (fresh.raw / f"M67_V_00{number}.fits" for number in (1, 2))
+    output = fresh.folder / "output.txt"
+    with output.open("w") as file:
+        process = started(fresh, "--until", "calibrate", output=file)
+    while process.poll() is None and not list(fresh.results.glob("masters/bias_*.fits")):
+        time.sleep(0.02)  # the lights wait for the other masters
+    gone.unlink()
+    content = changed.read_bytes()
+    changed.write_bytes(content[:-2880] + bytes(2880))
+    assert process.wait(200) != 0
+    text = output.read_text()
+    assert "a file that was there when the run was planned is gone; run again: raw/M67_V_001.fits" in text, text
+    assert "the step calibrate failed on M67_V_001" in text and "Traceback" not in text
+    assert {path.stem for path in (fresh.results / "calibrated").iterdir()} == {"M67_V_002", "M67_V_003"}
+
+    assert fresh.planned("--until", "calibrate") == {"calibrate": 1}
+    fresh.run("--until", "calibrate")
+    assert not fresh.planned("--until", "calibrate")
+
+
+def test_too_little_memory(tmp_path):
+    """A step that is not given the memory it needs says so, and is done when there is more."""
+    workspace = Workspace(tmp_path)
+    workspace.raw.mkdir()
+    cards = {"IMAGETYP": "LIGHT", "OBJECT": "M67", "FILTER": "V", "EXPTIME": 60.0, "DATE-OBS": "2024-03-08T22:00:00"}
+    cards |= {"GAIN": 1.5, "RDNOISE": 5.0, "SATURATE": 60000}
+    fits.writeto(workspace.raw / "light.fits", np.full((6000, 6000), 1000, np.uint16), fits.Header(cards))
+    options = {"calibration": {"missing": "warn"}}
+    failed = workspace.snakemake("--until", "calibrate", within=("prlimit", "--as=600000000"), **options)
+    text = failed.stdout + failed.stderr
+    assert failed.returncode != 0 and "nightflow: there is not enough memory" in text and "Traceback" not in text
+    assert "the step calibrate failed on light" in text and "run with fewer --cores" in text
+    assert not rests(workspace.results) and not list(workspace.results.glob("calibrated/*"))
+    workspace.run("--until", "calibrate", **options)
+    assert fits.getheader(workspace.results / "calibrated" / "light.fits")["NAXIS1"] == 6000
+
+
 def test_another_folder_order_and_number_of_cores_give_the_same_products(raw_night, reduced, tmp_path, monkeypatch):
     """Down to the last bit; what differs is named."""
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
@@ -140,8 +179,6 @@ def test_another_folder_order_and_number_of_cores_give_the_same_products(raw_nig
 
 def test_names_from_files_stay_inside_the_results(raw_night, tmp_path):
     """Files and objects of every name, two files of one name, links in circles: one run, and nothing strays."""
-    from astropy.io import fits
-
     workspace = Workspace(tmp_path / "here")
     shutil.copytree(raw_night, workspace.raw)
     light = workspace.raw / "M67_V_002.fits"

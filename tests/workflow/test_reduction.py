@@ -132,20 +132,6 @@ def test_spelling_of_folders_neither_reruns_nor_hides(reduced):
         assert not reduced.planned(raw_dir=raw_dir, results_dir=results_dir)
 
 
-@pytest.fixture
-def own_checkout(reduced, tmp_path, root):
-    """The reduced night with a copy of the workflow that may be edited."""
-    checkout = tmp_path / "checkout"
-    for part in ("Snakefile", "config", "envs", "profiles", "workflow"):
-        source = root / part
-        copy = shutil.copytree if source.is_dir() else shutil.copy2
-        (checkout / part).parent.mkdir(parents=True, exist_ok=True)
-        copy(source, checkout / part)
-    workspace = reduced.copy(tmp_path / "night")
-    workspace.checkout = checkout
-    return workspace
-
-
 def test_touched_scripts_rerun_nothing(own_checkout):
     scripts = list((own_checkout.checkout / "workflow" / "scripts").rglob("*.py"))
     assert len(scripts) > 20

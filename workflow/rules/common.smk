@@ -1,3 +1,4 @@
+import gc
 import math
 import os
 import sys
@@ -34,6 +35,11 @@ def source_file(path):
 
 LIBRARY = {name: source_file(f"../scripts/nightflow/{name}.py") for name in MODULES}
 sys.path.insert(0, str(Path(LIBRARY["__init__"]).parents[1]))
+
+# Snakemake puts the folder of a script behind what is installed, which may be nightflow in another version.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [sys.path[0], *filter(None, [os.environ.get("PYTHONPATH")])]
+)
 
 from nightflow import (
     atomic,
@@ -100,6 +106,10 @@ PLANNING_ONLY = (
 
 
 STARTED = time.time()
+
+# The graph of a survey's jobs is millions of objects that all stay: to search them for dead circles again and again
+# takes a tenth of planning.
+gc.set_threshold(200_000, 50, 100)
 
 
 def stop(error):
@@ -230,13 +240,9 @@ except OSError as error:
     stop(steps.in_words(error) or error)
 
 
-def raw(frames):
-    """Files of raw frames as inputs, without those that a camera whose clock is ahead wrote.
-
-    Snakemake fails a job whose input is younger than its output. So scripts have the paths as a parameter, and the
-    parameter `raw` has the size and time of each file, any change of which counts, be it to an earlier time.
-    """
-    return [ancient(frame.path) for frame in frames if not frame.state[2]]
+# Raw frames are parameters of the steps that read them, not inputs: Snakemake ends a whole run where an input went away
+# after planning, and fails a job whose input is younger than its output, as frames are whose camera's clock is ahead.
+# The parameters have the size and time of each file, any change of which counts, be it to an earlier time.
 
 
 def paths(frames):
@@ -254,10 +260,26 @@ def pixels(path):
 
 
 def memory(factor, base=400):
-    """Memory in MB for `factor` times the input's size, more at each attempt."""
+    """Memory in MB for `factor` times the size of the input, products that are never compressed; more at each attempt."""
 
     def mem_mb(wildcards, input, attempt):
         return int(attempt * (base + factor * input.size_mb))
+
+    return mem_mb
+
+
+COMBINING = 400 + config["calibration"]["memory_mb"]  # MB beside the result
+
+
+def memory_of_planes(planes, image, base=400):
+    """Memory in MB for float32 planes of the shape of `image(wildcards)`, more at each attempt.
+
+    For what is done to single images. The header tells their shape before there is a file, and whatever its
+    compression; to ask Snakemake for the sizes of each job's files takes an eighth of the time of planning.
+    """
+
+    def mem_mb(wildcards, attempt):
+        return int(attempt * (base + planes * 4 * image(wildcards).n_pixels / 2**20))
 
     return mem_mb
 
@@ -281,6 +303,11 @@ def group(wildcards):
     return known(PLAN.stacks, (wildcards.target, wildcards.filter), "stack")
 
 
+def like_master(wildcards):
+    """A frame of the shape of a master."""
+    return master(wildcards).like
+
+
 def hdus(wildcards):
     """HDU to read in each raw frame of a master."""
     return [frame.hdu for frame in master(wildcards).frames]
@@ -296,6 +323,10 @@ def master_path(name):
 
 def camera(wildcards):
     return known(PLAN.cameras, wildcards.camera, "camera")
+
+
+def like_camera(wildcards):
+    return camera(wildcards).like
 
 
 def must_be_measured(detector):
@@ -336,15 +367,13 @@ def masters_of(item):
     }
 
 
-def inputs_of_dark(wildcards):
-    dark = master(wildcards)
-    return {"frames": raw(dark.frames), **masters_of(dark)}
+def bias_and_dark(wildcards):
+    return masters_of(master(wildcards))
 
 
 def inputs_of_flat(wildcards):
     flat = master(wildcards)
-    found = {"frames": raw(flat.frames), **masters_of(flat)}
-    found |= detector_of(flat.name, flat.like.detector)
+    found = masters_of(flat) | detector_of(flat.name, flat.like.detector)
     for mosaic, members in PLAN.mosaics.items():
         if flat in members:
             found["levels"] = f"{RESULTS}/masters/{mosaic}.tsv"
@@ -362,10 +391,6 @@ def inputs_of_levels(wildcards):
         detector_of(chip.name, chip.like.detector).get("detector", []) for chip in chips
     ]
     return {
-        "frames": [
-            ancient(path)
-            for path in sorted({f.path for chip in chips for f in chip.frames})
-        ],
         "masters": [master_path(name) for name in needed],
         "detectors": [table for table in tables if table],
     }
@@ -388,20 +413,30 @@ def chips_of(wildcards):
     ]
 
 
+def fringe_lights(wildcards):
+    return known(PLAN.fringes, wildcards.fringe, "fringe pattern")
+
+
+def like_fringe(wildcards):
+    """A frame of the shape of a fringe pattern."""
+    return fringe_lights(wildcards)[0]
+
+
 def fringe_frames(wildcards):
-    lights = known(PLAN.fringes, wildcards.fringe, "fringe pattern")
-    return [f"{RESULTS}/masked/{frame.frame}.fits" for frame in lights]
+    return [
+        f"{RESULTS}/masked/{frame.frame}.fits" for frame in fringe_lights(wildcards)
+    ]
 
 
 # On a cluster the steps of a frame are one job, but fringes are found in the masked frames of a whole night.
 GROUP_OF_SKY = "sky" if config["fringes"]["correct"] else "frame"
 
 
-def inputs_of_sky(wildcards):
-    found = {"masked": f"{RESULTS}/masked/{wildcards.frame}.fits"}
-    if wildcards.frame in PLAN.fringe_of:
-        found["fringe"] = master_path(PLAN.fringe_of[wildcards.frame])
-    return found
+def fringe_of_frame():
+    """Input function: the fringe pattern of a frame that has one; nothing to evaluate for each frame if none has."""
+    if not PLAN.fringe_of:
+        return []
+    return lambda wildcards: master_path(PLAN.fringe_of.get(wildcards.frame))
 
 
 def corners(item):
@@ -416,10 +451,22 @@ def corners(item):
     return found
 
 
+def raw_light(wildcards):
+    """What `calibrate` has to know of a raw light."""
+    frame = light(wildcards)
+    return {
+        "path": frame.path,
+        "state": frame.state,
+        "hdu": frame.hdu,
+        "cards": frame.cards(),
+        "detector": frame.detector,
+        "corners": corners(frame),
+    }
+
+
 def inputs_of_light(wildcards):
     frame = light(wildcards)
-    found = {"light": raw([frame]), **masters_of(frame)}
-    found |= detector_of(frame.frame, frame.detector)
+    found = masters_of(frame) | detector_of(frame.frame, frame.detector)
     if frame.flat:
         found["flat"] = master_path(frame.flat)
     if config["calibration"]["bad_pixel_map"]:
@@ -429,8 +476,18 @@ def inputs_of_light(wildcards):
     return found
 
 
+def behind_bad_pixels(wildcards):
+    """Names of the dark and the flat, of which one may be missing."""
+    return known(PLAN.bad_pixels, wildcards.badpixels, "bad-pixel map")
+
+
+def like_bad_pixels(wildcards):
+    dark, flat = behind_bad_pixels(wildcards)
+    return PLAN.masters[dark or flat].like
+
+
 def inputs_of_bad_pixels(wildcards):
-    dark, flat = known(PLAN.bad_pixels, wildcards.badpixels, "bad-pixel map")
+    dark, flat = behind_bad_pixels(wildcards)
     return {
         kind: master_path(name)
         for kind, name in (("dark", dark), ("flat", flat))
@@ -525,13 +582,18 @@ def moving_target(target):
     return config["registration"]["moving_targets"].get(target)
 
 
-def inputs_of_solve(wildcards):
-    found = {"sources": f"{RESULTS}/sources/{wildcards.frame}.fits"}
-    if catalogue := catalogues_of([wildcards.frame]):
-        found["catalogue"] = catalogue
-    if SOLVER == "scamp":
-        found["joint"] = f"{RESULTS}/scamp/{light(wildcards).target}.head"
-    return found
+def catalogue_of_frame():
+    """Input function, or the user's file, which is that of all frames."""
+    if not ONLINE:
+        return catalogues_of(())
+    return lambda wildcards: catalogues_of([wildcards.frame])
+
+
+def joint_solution():
+    """Input function: SCAMP's solution of the frame's target, if that is the engine."""
+    if SOLVER != "scamp":
+        return []
+    return lambda wildcards: f"{RESULTS}/scamp/{light(wildcards).target}.head"
 
 
 def frames_of_target(wildcards):
@@ -548,6 +610,18 @@ def inputs_of_target(wildcards):
     if catalogue := catalogues_of(names):
         found["catalogue"] = catalogue
     return found
+
+
+REFERENCE_MB = (
+    Path(config["reference_catalogue"]["file"]).stat().st_size / 2**20
+    if SOLVER != "none" and config["reference_catalogue"]["file"]
+    else 0
+)
+
+
+def memory_of_solve(wildcards, attempt):
+    """Memory in MB for the reference catalogue, which is most of what the step reads."""
+    return int(attempt * (800 + 8 * REFERENCE_MB))
 
 
 def row_of_solve(frame):

@@ -14,14 +14,9 @@ rule calibrate:
         "../../envs/calibrate.yaml"
     threads: 1
     resources:
-        mem_mb=memory(6),
+        mem_mb=memory_of_planes(16, light),
     params:
-        frames=lambda wildcards: paths([light(wildcards)]),
-        raw=lambda wildcards: state([light(wildcards)]),
-        hdu=lambda wildcards: light(wildcards).hdu,
-        row=lambda wildcards: light(wildcards).cards(),
-        detector=lambda wildcards: light(wildcards).detector,
-        corners=lambda wildcards: corners(light(wildcards)),
+        light=raw_light,
         options=options("calibration"),
         compression=config["compression"],
         configuration=digest("calibrate"),
@@ -46,7 +41,7 @@ rule mask:
         "../../envs/mask.yaml"
     threads: 1
     resources:
-        mem_mb=memory(8),
+        mem_mb=memory_of_planes(16, light),
     params:
         cosmic_rays=options("cosmic_rays"),
         trails=options("trails"),
@@ -76,7 +71,7 @@ rule preview:
         "../../envs/report.yaml"
     threads: 1
     resources:
-        mem_mb=memory(4),
+        mem_mb=memory_of_planes(10, light),
     params:
         longest=config["report"]["preview_size"],
         code=code("preview"),
@@ -98,7 +93,7 @@ rule master_fringe:
         "../../envs/mask.yaml"
     threads: 1
     resources:
-        mem_mb=memory(1),
+        mem_mb=memory_of_planes(16, like_fringe, COMBINING),
     params:
         sky=options("sky"),
         fringes=options("fringes"),
@@ -111,7 +106,8 @@ rule master_fringe:
 
 rule sky:
     input:
-        unpack(inputs_of_sky),
+        masked=f"{RESULTS}/masked/{{frame}}.fits",
+        fringe=fringe_of_frame(),
     output:
         table=f"{RESULTS}/sky/{{frame}}.tsv",
         subtracted=pixels(f"{RESULTS}/subtracted/{{frame}}.fits"),
@@ -127,7 +123,7 @@ rule sky:
         "../../envs/mask.yaml"
     threads: 1
     resources:
-        mem_mb=memory(8),
+        mem_mb=memory_of_planes(12, light),
     params:
         row=lambda wildcards: light(wildcards).identity(),
         sky=options("sky"),

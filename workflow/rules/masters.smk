@@ -1,10 +1,4 @@
 rule detector:
-    input:
-        bias=lambda wildcards: raw(camera(wildcards).bias),
-        flats=lambda wildcards: [
-            path for flats in camera(wildcards).flats for path in raw(flats)
-        ],
-        lights=lambda wildcards: raw(lights_to_measure(wildcards)),
     output:
         f"{RESULTS}/detectors/{{camera}}.tsv",
     log:
@@ -16,7 +10,7 @@ rule detector:
         "../../envs/calibrate.yaml"
     threads: 1
     resources:
-        mem_mb=memory(1),
+        mem_mb=memory_of_planes(8, like_camera),
     params:
         raw=lambda wildcards: state(frames_of_camera(wildcards)),
         bias=lambda wildcards: [(f.path, f.hdu) for f in camera(wildcards).bias],
@@ -32,8 +26,6 @@ rule detector:
 
 
 rule master_bias:
-    input:
-        frames=lambda wildcards: raw(master(wildcards).frames),
     output:
         f"{RESULTS}/masters/{{master}}.fits",
     log:
@@ -47,7 +39,7 @@ rule master_bias:
         "../../envs/calibrate.yaml"
     threads: 1
     resources:
-        mem_mb=memory(1),
+        mem_mb=memory_of_planes(16, like_master, COMBINING),
     params:
         frames=lambda wildcards: paths(master(wildcards).frames),
         raw=lambda wildcards: state(master(wildcards).frames),
@@ -62,7 +54,7 @@ rule master_bias:
 
 rule master_dark:
     input:
-        unpack(inputs_of_dark),
+        unpack(bias_and_dark),
     output:
         f"{RESULTS}/masters/{{master}}.fits",
     log:
@@ -76,7 +68,7 @@ rule master_dark:
         "../../envs/calibrate.yaml"
     threads: 1
     resources:
-        mem_mb=memory(1),
+        mem_mb=memory_of_planes(16, like_master, COMBINING),
     params:
         frames=lambda wildcards: paths(master(wildcards).frames),
         raw=lambda wildcards: state(master(wildcards).frames),
@@ -129,7 +121,7 @@ rule master_flat:
         "../../envs/calibrate.yaml"
     threads: 1
     resources:
-        mem_mb=memory(1),
+        mem_mb=memory_of_planes(16, like_master, COMBINING),
     params:
         frames=lambda wildcards: paths(master(wildcards).frames),
         raw=lambda wildcards: state(master(wildcards).frames),
@@ -145,8 +137,6 @@ rule master_flat:
 
 
 rule library_master:
-    input:
-        lambda wildcards: raw(master(wildcards).frames),
     output:
         f"{RESULTS}/masters/{{master}}.fits",
     log:
@@ -160,7 +150,7 @@ rule library_master:
         "../../envs/calibrate.yaml"
     threads: 1
     resources:
-        mem_mb=memory(3),
+        mem_mb=memory_of_planes(12, like_master),
     params:
         frames=lambda wildcards: paths(master(wildcards).frames),
         raw=lambda wildcards: state(master(wildcards).frames),
@@ -187,7 +177,7 @@ rule bad_pixels:
         "../../envs/calibrate.yaml"
     threads: 1
     resources:
-        mem_mb=memory(5),
+        mem_mb=memory_of_planes(12, like_bad_pixels),
     params:
         options=options("calibration"),
         configuration=digest("masters"),

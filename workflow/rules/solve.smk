@@ -47,7 +47,9 @@ rule solve_target:
 
 rule solve:
     input:
-        unpack(inputs_of_solve),
+        sources=f"{RESULTS}/sources/{{frame}}.fits",
+        catalogue=catalogue_of_frame(),
+        joint=joint_solution(),
     output:
         wcs=f"{RESULTS}/wcs/{{frame}}.head",
         zero_point=f"{RESULTS}/zeropoints/{{frame}}.tsv",
@@ -63,7 +65,7 @@ rule solve:
         "../../envs/stack.yaml"
     threads: 1
     resources:
-        mem_mb=memory(8),
+        mem_mb=memory_of_solve,
     params:
         row=lambda wildcards: row_of_solve(light(wildcards)),
         sections=sections_of_solve(),

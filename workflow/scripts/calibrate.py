@@ -7,15 +7,13 @@ from astropy.io import fits
 from nightflow import badpixels, bayer, calibration, characterisation, lights, masters, products, steps
 
 
-def main(
-    raw, hdu, paths, corners, measured, own_map, output, cards, detector, options, missing, compression, configuration
-):
-    header = fits.Header()
+def main(light, paths, measured, own_map, output, options, missing, compression, configuration):
+    header, detector = fits.Header(), light["detector"]
     if measured:
         detector = characterisation.with_measurements(detector, characterisation.read_table(measured))
     try:
-        pixels, header = lights.read_light(raw, hdu, cards)
-        used = masters.cut_outs(lights.read_masters(paths, missing), corners, pixels.shape)
+        pixels, header = lights.read_light(light["path"], light["hdu"], light["cards"])
+        used = masters.cut_outs(lights.read_masters(paths, missing), light["corners"], pixels.shape)
         bad_pixels = used["bad_pixels"].mask if used["bad_pixels"] is not None else None
         image = calibration.calibrate(
             pixels, header, detector, used["bias"], used["dark"], used["flat"], bad_pixels, options
@@ -33,17 +31,13 @@ def main(
 
 
 if "snakemake" in globals():
-    with steps.logged(snakemake.log[0], [*snakemake.input, *snakemake.params.frames]):
+    with steps.logged(snakemake.log[0], [*snakemake.input, snakemake.params.light["path"]]):
         main(
-            snakemake.params.frames[0],
-            snakemake.params.hdu,
+            snakemake.params.light,
             {kind: snakemake.input.get(kind) for kind in ("bias", "dark", "flat", "bad_pixels")},
-            snakemake.params.corners,
             snakemake.input.get("detector"),
             snakemake.input.get("bad_pixel_map"),
             snakemake.output[0],
-            snakemake.params.row,
-            snakemake.params.detector,
             snakemake.params.options,
             snakemake.config["calibration"]["missing"],
             snakemake.params.compression,

@@ -63,8 +63,7 @@ class Frame:
     glass : str or None
         For a channel of a one-shot colour frame the filter in the beam, which its flats share; no column.
     state : list
-        Size in bytes and time of change (ns) of the file, and whether that lay in the future when the file was first
-        read; no column.
+        Size in bytes and time of change (ns) of the file; no column.
     site : dict
         ``latitude``, ``longitude`` (degrees, east positive) and ``height`` (m), None where unknown; no column.
     """
@@ -113,6 +112,11 @@ class Frame:
             return self.shape
         rows, columns = ({i for section in sections for i in range(*section[axis])} for axis in (0, 1))
         return f"{len(columns)}x{len(rows)}"
+
+    @property
+    def n_pixels(self) -> int:
+        """Pixels of the raw image, however its file is compressed; 0 where it has none."""
+        return math.prod(map(int, self.shape.split("x"))) if self.shape else 0
 
     def identity(self) -> dict:
         """What names this frame in tables."""
@@ -239,7 +243,7 @@ def build(
             if ready:
                 values["kind"] = _kind_of_master(hdu["cards"], dialect, file.name)
             frame = Frame(frame_id(file.name, hdu["hdu"], several), file.path, hdu["hdu"])
-            frame.state = [file.size, file.mtime_ns, content.get("ahead", False)]
+            frame.state = [file.size, file.mtime_ns]
             _describe(frame, file.name, hdu, values, dialect, overrides or [], site or {})
             split = split_colours and frame.detector["bayer"] and frame.kind == "light"
             frames += _channels(frame) if split else [frame]

@@ -11,7 +11,6 @@ import json
 import math
 import os
 import re
-import time
 import zlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -21,7 +20,7 @@ from pathlib import Path
 SUFFIXES = (".fits", ".fit", ".fts")
 COMPRESSED = (".gz", ".fz")
 
-_CACHE_FORMAT = 3
+_CACHE_FORMAT = 4
 _PARALLEL_FROM = 1000  # files; below this, starting processes costs more than it gains
 _BLOCK, _CARD = 2880, 80  # bytes, of the FITS standard
 _LONGEST_HEADER = 1 << 24  # bytes
@@ -328,14 +327,10 @@ class HeaderCache:
         return {path: entry for path, entry in entries.items() if _is_entry(entry)} if entries else {}
 
     def headers(self, files: list[RawFile]) -> list[dict]:
-        """What `read_headers` gives for each of `files`, opening only those that are new or changed.
-
-        Besides, ``ahead`` tells whether a file's time lay in the future when it was first read.
-        """
+        """What `read_headers` gives for each of `files`, opening only those that are new or changed."""
         stale = [file for file in files if self._entry(file) is None]
         for file, content in zip(stale, _read_all([file.path for file in stale]), strict=True):
-            known = {"size": file.size, "mtime_ns": file.mtime_ns, "ahead": file.mtime_ns > time.time_ns()}
-            self._entries[file.path] = known | content
+            self._entries[file.path] = {"size": file.size, "mtime_ns": file.mtime_ns, **content}
         gone = self._entries.keys() - {file.path for file in files}
         for path in gone:
             del self._entries[path]
@@ -357,7 +352,7 @@ class HeaderCache:
 
 
 def _is_entry(entry) -> bool:
-    return isinstance(entry, dict) and {"size", "mtime_ns", "ahead", "error", "hdus"} <= entry.keys()
+    return isinstance(entry, dict) and {"size", "mtime_ns", "error", "hdus"} <= entry.keys()
 
 
 def _read_all(paths: list[str]) -> list[dict]:

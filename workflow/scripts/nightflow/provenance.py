@@ -30,48 +30,43 @@ def code_digest(script: str | Path, library: dict[str, str]) -> str:
     str
         16 hexadecimal digits that change with the code, not with comments, docstrings or layout.
     """
-    parts = [_source_digest(str(script))]
-    parts += [f"{module}={_source_digest(library[module])}" for module in sorted(imported_modules(script, library))]
+    parts = [_source(str(script))[1]]
+    parts += [f"{module}={_source(str(library[module]))[1]}" for module in sorted(imported_modules(script, library))]
     return _digest(parts)
 
 
 def imported_modules(script: str | Path, library: dict[str, str]) -> set[str]:
     """Names of the library modules in the import closure of `script`, imports inside functions included."""
-    found, waiting = {"__init__"}, list(_imports(str(script)) & library.keys())
+    found, waiting = {"__init__"}, list(_source(str(script))[0] & library.keys())
     while waiting:
         module = waiting.pop()
         if module not in found:
             found.add(module)
-            waiting += _imports(str(library[module])) & library.keys()
+            waiting += _source(str(library[module]))[0] & library.keys()
     return found
 
 
 @cache
-def _tree(path: str) -> ast.Module:
-    return ast.parse(Path(path).read_text(encoding="utf-8"))
-
-
-@cache
-def _imports(path: str) -> frozenset[str]:
-    names = set()
-    for node in ast.walk(_tree(path)):
-        if isinstance(node, ast.ImportFrom) and node.module == PACKAGE:
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{PACKAGE}."):
-            names.add(node.module.split(".")[1])
-        elif isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith(f"{PACKAGE}.")}
-    return frozenset(names)
-
-
-@cache
-def _source_digest(path: str) -> str:
+def _source(path: str) -> tuple[frozenset[str], str]:
+    """The library modules that a file imports, and the digest of its code."""
     tree = ast.parse(Path(path).read_text(encoding="utf-8"))
+    imports = set()
     for node in ast.walk(tree):
+        imports |= _imported_by(node)
         has_docstring = isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
         if has_docstring and node.body and _is_docstring(node.body[0]):
             node.body = node.body[1:] or [ast.Pass()]
-    return _digest([ast.dump(tree)])
+    return frozenset(imports), _digest([ast.dump(tree)])
+
+
+def _imported_by(node: ast.AST) -> set[str]:
+    if isinstance(node, ast.ImportFrom) and node.module == PACKAGE:
+        return {alias.name for alias in node.names}
+    if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{PACKAGE}."):
+        return {node.module.split(".")[1]}
+    if isinstance(node, ast.Import):
+        return {alias.name.split(".")[1] for alias in node.names if alias.name.startswith(f"{PACKAGE}.")}
+    return set()
 
 
 def _is_docstring(node: ast.stmt) -> bool:
