@@ -1,5 +1,4 @@
 import gc
-import math
 import os
 import sys
 import time
@@ -497,7 +496,7 @@ def inputs_of_bad_pixels(wildcards):
 
 def threads_of_stack(wildcards):
     """A stack of seconds takes the first core that is free; one of minutes is worth waiting for four."""
-    pixels = [math.prod(map(int, f.shape.split("x"))) for f in group(wildcards)]
+    pixels = [frame.n_pixels for frame in group(wildcards)]
     return 4 if sum(pixels) > 2.5e8 else 1
 
 
