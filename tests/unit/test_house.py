@@ -130,5 +130,6 @@ def test_every_step_names_its_inputs(root):
     """What a script writes carries the names and sums of what it read."""
     for script in (root / "workflow" / "scripts").glob("*.py"):
         text = script.read_text(encoding="utf-8")
-        inputs = ("snakemake.input", "[*snakemake.input, *snakemake.params.frames]")
+        raw = ("*snakemake.params.frames", 'snakemake.params.light["path"]')
+        inputs = ("snakemake.input", *(f"[*snakemake.input, {paths}]" for paths in raw))
         assert any(f"steps.logged(snakemake.log[0], {paths})" in text for paths in inputs), script.name

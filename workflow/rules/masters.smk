@@ -12,6 +12,7 @@ rule detector:
     resources:
         mem_mb=memory_of_planes(8, like_camera),
     params:
+        frames=lambda wildcards: paths(frames_of_camera(wildcards)),
         raw=lambda wildcards: state(frames_of_camera(wildcards)),
         bias=lambda wildcards: [(f.path, f.hdu) for f in camera(wildcards).bias],
         flats=lambda wildcards: [

@@ -9,7 +9,7 @@ def main(camera, bias, flats, lights, output, detector, options):
 
 
 if "snakemake" in globals():
-    with steps.logged(snakemake.log[0]):
+    with steps.logged(snakemake.log[0], [*snakemake.input, *snakemake.params.frames]):
         main(
             snakemake.wildcards.camera,
             snakemake.params.bias,
