@@ -36,9 +36,8 @@ LIBRARY = {name: source_file(f"../scripts/nightflow/{name}.py") for name in MODU
 sys.path.insert(0, str(Path(LIBRARY["__init__"]).parents[1]))
 
 # Snakemake puts the folder of a script behind what is installed, which may be nightflow in another version.
-os.environ["PYTHONPATH"] = os.pathsep.join(
-    [sys.path[0], *filter(None, [os.environ.get("PYTHONPATH")])]
-)
+search_path = [sys.path[0], *filter(None, [os.environ.get("PYTHONPATH")])]
+os.environ.update(PYTHONPATH=os.pathsep.join(search_path))
 
 from nightflow import (
     atomic,
