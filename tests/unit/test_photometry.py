@@ -87,22 +87,47 @@ def test_local_sky_takes_away_what_the_model_of_the_sky_left():
     assert np.all(error > photometry.aperture_fluxes(image, x, y, np.array([image.header["APRADIUS"]]))[1][:, 0] * 0.99)
 
 
+@pytest.mark.parametrize(("distance", "share", "limit"), [(8.5, 0.25, 0.01), (11.0, 0.8, 0.01), (11.0, 0.25, 0.004)])
+def test_what_neighbours_cover_is_left_out_of_the_curve_of_growth(distance, share, limit):
+    """Stars that all have a neighbour inside the largest aperture have the right total flux."""
+    _, x, y = star_image()
+    made, rng = fields.Field(shape=(420, 420), fwhm=3.0, sky=200.0, seed=3), np.random.default_rng(2)
+    for a, b, angle in zip(x, y, rng.uniform(0, 2 * np.pi, len(x)), strict=True):
+        made.add_star(a, b, 2e5, 3.0, beta=3.5)
+        made.add_star(a + distance * np.cos(angle), b + distance * np.sin(angle), share * 2e5, 3.0, beta=3.5)
+    image = made.image()
+    image.data -= np.float32(200.0)
+    table = sources.detect_sources(image)
+    photometry.measure_apertures(image, table, OPTIONS)
+    rate, _ = photometry.total_rates(table, {**image.header, "EXPTIME": 1.0})
+    print(f"{np.median(rate[:36]) / 2e5:.4f}, APCOR {image.header['APCOR']:.4f} from {image.header['APCORN']}")
+    assert image.header["APCORN"] > 20 and abs(np.median(rate[:36]) / 2e5 - 0.9989) < limit
+
+
+def test_sources_near_a_pixel_are_counted():
+    near = photometry.near_sources((30, 40), np.array([0.0, 4.0, 20.0]), np.array([0.0, 0.0, 15.0]), 5.0)
+    assert near[0, 0] == near[0, 5] == 2 and near[0, 9] == near[20, 20] == near[18, 24] == 1
+    assert near[0, 10] == near[19, 24] == 0 and (near[8:] > 0).sum() == 81  # pixels of a disc of radius 5
+
+
 @pytest.mark.accuracy
-def test_the_correction_is_right_in_a_crowd():
-    """With two stars in the area of the largest aperture; where none stands alone the profile is assumed."""
+@pytest.mark.parametrize(("stars", "faintest", "beta", "limit"), [(350, 400.0, 3.5, 0.015), (60, 2e3, 2.5, 0.008)])
+def test_the_correction_is_right(stars, faintest, beta, limit):
+    """In a crowd with two stars in the area of the largest aperture, and in a sparse field with long wings."""
     found = []
-    for seed in range(6):
-        made = fields.star_field(350, shape=(400, 400), fwhm=3.0, beta=3.5, faintest=400.0, sky=200.0, seed=seed)
+    for seed in range(10):
+        made = fields.star_field(
+            stars, shape=(400, 400), fwhm=3.0, beta=beta, faintest=faintest, sky=200.0, seed=seed
+        )  # fmt: skip
         image = made.image()
         image.data -= np.float32(200.0)
-        table = sources.detect_sources(image)
-        photometry.measure_apertures(image, table, OPTIONS)
-        header = image.header
-        share = photometry.enclosed(header["APRADIUS"] / 3.05, 3.5)
-        found.append((header["APCOR"] * share, header["APCORERR"], header["APCORN"]))
-        print(f"APCOR / expected {found[-1][0]:.4f} +- {found[-1][1]:.4f} from {found[-1][2]} stars")
-    assert abs(np.median([ratio for ratio, _, _ in found]) - 1) < 0.02
-    assert all(abs(ratio - 1) < 3 * error + 0.01 for ratio, error, _ in found)
+        photometry.measure_apertures(image, sources.detect_sources(image), OPTIONS)
+        inner, outer = (photometry.enclosed(image.header[card] / 3.05, beta) for card in ("APRADIUS", "APRAD5"))
+        found.append((image.header["APCOR"] * inner / outer, image.header["APCORERR"]))
+    ratio, error = np.array(found).T
+    print(f"APCOR / expected {ratio.mean():.4f} +- {ratio.std():.4f}, stated {np.median(error):.4f}")
+    assert abs(ratio.mean() - 1) < limit and ratio.std() < 0.025
+    assert 0.6 < np.sqrt(np.mean(((ratio - ratio.mean()) / error) ** 2)) < 1.6
 
 
 def test_a_frame_without_stars_has_no_apertures():

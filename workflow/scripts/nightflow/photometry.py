@@ -8,15 +8,19 @@ import numpy as np
 from astropy.io import fits
 
 from nightflow.products import UNUSABLE, Image, MaskBit
-from nightflow.sources import DETECTION_DEFAULTS, close_pairs, dilate, seeing, stamps
+from nightflow.sources import DETECTION_DEFAULTS, close_pairs, seeing, stamps
 
 DEFAULTS = {**DETECTION_DEFAULTS, "apertures": [1.0, 2.0, 3.0, 4.0], "sky": "global", "aperture_unit": "fwhm"}
 #: Mask bits that make a flux wrong.
 SPOILT = int(UNUSABLE | MaskBit.SATURATED | MaskBit.NONLINEAR)
 _CHUNK = 1000  # stars whose pixels are held at once
-_LEAST_SNR = 50.0  # of the stars of the curve of growth
+_LEAST_SNR = 20.0  # of the stars of the curve of growth
 _MOST_STARS, _ENOUGH_STARS = 200, 5
-_ANNULUS = (1.25, 2.0)  # of the local sky around them, in radii of the largest aperture
+# Most light of their neighbours, in theirs, near the main and the largest aperture; the next where too few agree.
+_NEIGHBOURS = ((0.005, 0.3), (0.02, 0.5), (0.1, 1.0))
+_RING = 0.5  # FWHM; width of the rings of the curve of growth
+_LEAST_SEEN = 0.4  # part of a ring that neighbours leave free
+_ANNULUS = (1.25, 2.0)  # of the local sky around stars, in radii of the largest aperture
 _REACH = 2.0  # FWHM around sources that count as no sky
 # Profile assumed where no star stands alone, and how wrong the correction from it may be.
 _MOFFAT_BETA, _ASSUMED_ERROR = 3.5, 0.05
@@ -50,18 +54,16 @@ def measure_apertures(image: Image, table, options: Mapping) -> None:
     x, y = (np.asarray(getattr(table[name], "value", table[name]), dtype=float) for name in ("x", "y"))
     flux, error = aperture_fluxes(image, x, y, radii)
     unit = getattr(table["flux"], "unit", None) or 1
-    lit = near_sources(image.shape, x, y, _REACH * fwhm)
+    near = near_sources(image.shape, x, y, _REACH * fwhm)
     if options["sky"] == "local":
-        level, level_error = local_sky(image, lit, x, y, radii[-1])
+        level, level_error = local_sky(image, near > 0, x, y, radii[-1])
         known = np.isfinite(level)
         flux[known] -= np.pi * radii**2 * level[known, None]
         error[known] = np.hypot(error[known], np.pi * radii**2 * level_error[known, None])
         table["local_sky"] = level * unit
     table["aperture_flux"], table["aperture_flux_err"] = flux * unit, error * unit
-    chosen = _growth_stars(table, x, y, fwhm, radii[-1])
-    correction = aperture_correction(
-        image, lit, x[chosen], y[chosen], flux[chosen, main], error[chosen, main], radii[-1]
-    )
+    chosen = _growth_stars(table, x, y, fwhm, radii[main], radii[-1])
+    correction = aperture_correction(image, near, x[chosen], y[chosen], radii[main], radii[-1], fwhm)
     header = image.header
     for number, radius in enumerate(radii, start=1):
         header[f"APRAD{number}"] = (float(radius), f"[pix] radius of aperture {number}")
@@ -126,14 +128,17 @@ def _overlap(distance, radius: float) -> np.ndarray:
     return np.clip(radius + 0.5 - distance, 0, 1)
 
 
-def _growth_stars(table, x, y, fwhm: float, reach: float) -> np.ndarray:
-    """Rows of bright, whole, star-like sources without a neighbour of note, if there are any."""
+def _growth_stars(table, x, y, fwhm: float, inner: float, outer: float) -> np.ndarray:
+    """Rows of bright, whole, star-like sources without a neighbour of note near the main aperture or the largest.
+
+    Faint neighbours in the rings between the two are covered, and only their wings matter there.
+    """
     width = np.asarray(getattr(table["fwhm"], "value", table["fwhm"]), dtype=float)
     good = (np.asarray(table["flags"]) & SPOILT) == 0
     good &= (np.asarray(table["snr"]) > _LEAST_SNR) & (np.abs(width / fwhm - 1) < 0.25)
     flux = np.asarray(getattr(table["flux"], "value", table["flux"]), dtype=float)
-    for share in (0.005, 0.02, 0.1):
-        alone = good & isolated(x, y, flux, reach + 1.5 * fwhm, share)
+    for near, far in _NEIGHBOURS:
+        alone = good & isolated(x, y, flux, inner + 1.5 * fwhm, near) & isolated(x, y, flux, outer + 1.5 * fwhm, far)
         if alone.sum() >= _ENOUGH_STARS:
             break
     return np.flatnonzero(alone)[:_MOST_STARS]
@@ -150,68 +155,113 @@ def isolated(x, y, flux, radius: float, share: float) -> np.ndarray:
 
 
 def near_sources(shape, x, y, radius: float) -> np.ndarray:
-    """Pixels within `radius` of a source, which show no sky.
+    """How many sources are within `radius` of each pixel; where none is, it shows the sky.
 
     Returns
     -------
-    lit : ndarray of bool, shape (ny, nx)
+    near : ndarray of int, shape (ny, nx)
     """
-    lit = np.zeros(shape, dtype=bool)
-    rows, columns = (np.clip(np.rint(c).astype(int), 0, n - 1) for c, n in zip((y, x), shape, strict=True))
-    lit[rows, columns] = True
-    return dilate(lit, radius)
+    ny, nx = shape
+    half = int(radius)
+    rows, columns = (np.clip(np.rint(c).astype(int), 0, n - 1) + half for c, n in zip((y, x), shape, strict=True))
+    steps = np.zeros((ny + 2 * half, nx + 2 * half + 1), dtype=np.int32)  # up where a row of a disc begins, then down
+    for dy in range(-half, half + 1):
+        reach = int(np.sqrt(radius**2 - dy**2))
+        np.add.at(steps, (rows + dy, columns - reach), 1)
+        np.add.at(steps, (rows + dy, columns + reach + 1), -1)
+    return np.cumsum(steps, axis=1)[half : half + ny, half : half + nx]
 
 
-def aperture_correction(image: Image, lit, x, y, flux, error, radius: float) -> tuple[float, float, int]:
-    """Ratio of the total flux, within `radius` above the local sky, to the flux in the main aperture.
+def aperture_correction(image: Image, near, x, y, inner: float, outer: float, fwhm: float) -> tuple[float, float, int]:
+    """Ratio of the flux within the radius `outer`, the total, to that within `inner`, from the curve of growth.
+
+    The light between the two is measured in rings. What neighbours cover of a star's ring is left out, and the mean
+    of the rest stands for all of it, so that stars of crowded fields serve as well; each ring's share of the light is
+    a mean over the stars.
 
     Parameters
     ----------
     image : `~nightflow.products.Image`
-    lit : ndarray of bool, shape (ny, nx)
-        Pixels that show no sky.
-    x, y, flux, error : ndarray, shape (n,)
-        Stars without neighbours, their fluxes in the main aperture and the errors of these.
-    radius : float
-        Of the largest aperture, px.
+    near : ndarray of int, shape (ny, nx)
+        Of `near_sources`.
+    x, y : ndarray, shape (n,)
+        Stars without neighbours in the inner aperture.
+    inner, outer, fwhm : float
+        px.
 
     Returns
     -------
     ratio, error : float
-        Weighted mean of the stars without outliers, and its standard error; 1 and NaN without a star.
+        1 and NaN without a star.
     n : int
-        Stars used.
+        Stars used, in the ring where they are fewest.
+
+    References
+    ----------
+    A curve of growth from the rings that each star shows: Stetson (1990), PASP 102, 932.
     """
-    ratio, sigma = [], []
-    for start in range(0, len(x), 50):
-        part = slice(start, start + 50)
-        total, total_error = _total_flux(image, lit, x[part], y[part], radius)
-        ratio.append(total / flux[part])
-        # the pixels of the small aperture are in both sums
-        sigma.append(np.sqrt(np.maximum(total_error**2 - error[part] ** 2, 0.0)) / flux[part])
-    ratio, sigma = (np.concatenate(values) if values else np.zeros(0) for values in (ratio, sigma))
-    good = np.isfinite(ratio) & np.isfinite(sigma) & (sigma > 0)
-    ratio, sigma = ratio[good], np.hypot(sigma[good], 0.001)
+    if not inner < outer:
+        return 1.0, 0.0, len(x)
+    edges = np.linspace(inner, outer, 1 + max(1, round((outer - inner) / max(_RING * fwhm, 1.0))))
+    share, sigma = _ring_shares(image, near, x, y, edges, _REACH * fwhm)
+    known = np.isfinite(share) & (sigma > 0)
+    weight = np.column_stack([_weights(*ring) for ring in zip(share.T, sigma.T, known.T, strict=True)])
+    stars = int((weight > 0).sum(axis=0).min())
+    if not stars:
+        return 1.0, np.nan, 0
+    mean = np.nansum(weight * share, axis=0)
+    # the rings of one star share its level of the sky: each star counts as one observation of the sum
+    residual = np.nansum(weight * (share - mean), axis=1)
+    stated = np.sqrt(np.nansum(weight**2 * sigma**2))
+    return 1 + float(mean.sum()), float(max(np.sqrt(np.sum(residual**2) * stars / max(stars - 1, 1)), stated)), stars
+
+
+def _ring_shares(image: Image, near, x, y, edges, reach: float) -> tuple[np.ndarray, np.ndarray]:
+    """Light in rings about stars over that within the first edge, and its error, shape (stars, rings).
+
+    NaN where too little of a ring is free of neighbours, or a pixel in the inner aperture is unusable.
+    """
+    bad = ((image.mask & SPOILT) != 0) | ~np.isfinite(image.data) | ~np.isfinite(image.uncertainty)
+    pixels, noise = (np.where(bad, np.float32(0), plane) for plane in (image.data, image.uncertainty))
+    half = int(np.ceil(edges[-1] + 1))
+    offset = np.arange(-half, half + 1)
+    own = offset[:, None] ** 2 + offset**2 <= reach**2
+    level, level_error = (np.nan_to_num(values) for values in local_sky(image, near > 0, x, y, edges[-1]))
+    share, sigma = np.full((2, len(x), len(edges) - 1), np.nan)
+    for start in range(0, len(x), _CHUNK // 10):
+        part = slice(start, start + _CHUNK // 10)
+        place = x[part], y[part], half
+        light, variance = stamps(pixels, *place) - level[part, None, None], stamps(noise, *place) ** 2
+        whole = ~stamps(bad, *place, fill=True)
+        free = whole & (stamps(near, *place) <= own)
+        aperture = [_overlap(_distances(*place), edge) for edge in edges]
+        within = (aperture[0] * light).sum(axis=(1, 2))
+        within[(~whole & (aperture[0] > 0)).any(axis=(1, 2)) | ~(within > 0)] = np.nan
+        for k, ring in enumerate(np.diff(aperture, axis=0)):
+            area, seen = ring.sum(axis=(1, 2)), ring * free
+            with np.errstate(divide="ignore", invalid="ignore"):
+                scale = area / seen.sum(axis=(1, 2)) / within
+                scale[seen.sum(axis=(1, 2)) < _LEAST_SEEN * area] = np.nan
+                share[part, k] = scale * (seen * light).sum(axis=(1, 2))
+                noise_of_level = area * level_error[part] / within
+                sigma[part, k] = np.hypot(scale * np.sqrt((seen**2 * variance).sum(axis=(1, 2))), noise_of_level)
+    return share, sigma
+
+
+def _weights(values, sigma, known) -> np.ndarray:
+    """Weights, 1 in sum, of a weighted mean without outliers; zero for those and for what is unknown."""
+    sigma = np.hypot(sigma, 0.0005)  # what the profiles of bright stars differ by
+    kept = known
     for _ in range(10):
-        if not len(ratio):
-            return 1.0, np.nan, 0
-        spread = max(1.0, 1.4826 * float(np.median(np.abs(ratio - np.median(ratio)) / sigma)))
-        kept = np.abs(ratio - np.median(ratio)) <= 3 * spread * sigma
-        if kept.all():
+        if not kept.any():
             break
-        ratio, sigma = ratio[kept], sigma[kept]
-    weight = 1 / sigma**2
-    return float((weight * ratio).sum() / weight.sum()), float(spread / np.sqrt(weight.sum())), len(ratio)
-
-
-def _total_flux(image: Image, lit, x, y, radius: float) -> tuple[np.ndarray, np.ndarray]:
-    """Flux within `radius` above the sky in a ring around it, if there is some; NaN where pixels are unusable."""
-    flux, error = (values[:, 0] for values in aperture_fluxes(image, x, y, np.array([radius])))
-    level, level_error = (np.nan_to_num(values) for values in local_sky(image, lit, x, y, radius))
-    area = np.pi * radius**2
-    half = int(np.ceil(radius + 1))
-    spoilt = stamps((image.mask & SPOILT) != 0, x, y, half, fill=True) & (_overlap(_distances(x, y, half), radius) > 0)
-    return np.where(spoilt.any(axis=(1, 2)), np.nan, flux - level * area), np.hypot(error, area * level_error)
+        deviation = np.abs(values - np.median(values[kept])) / sigma
+        inside = kept & (deviation <= 3 * max(1.0, 1.4826 * float(np.median(deviation[kept]))))
+        if np.array_equal(inside, kept):
+            break
+        kept = inside
+    weight = np.where(kept, 1 / sigma**2, 0.0)
+    return weight / max(weight.sum(), 1e-300)
 
 
 def local_sky(image: Image, lit, x, y, radius: float) -> tuple[np.ndarray, np.ndarray]:
@@ -229,7 +279,8 @@ def local_sky(image: Image, lit, x, y, radius: float) -> tuple[np.ndarray, np.nd
     Returns
     -------
     level, error : ndarray, shape (n,)
-        Median without outliers, per pixel, and its standard error; NaN where fewer than ten pixels show the sky.
+        Mean without outliers, per pixel, and its standard error; NaN where fewer than ten pixels show the sky. A mean,
+        since apertures sum the light of stars too faint to be found, which a median leaves out.
     """
     inner, outer = (radius * factor for factor in _ANNULUS)
     half = int(np.ceil(outer + 1))
@@ -245,22 +296,22 @@ def local_sky(image: Image, lit, x, y, radius: float) -> tuple[np.ndarray, np.nd
         ring = (distance > inner) & (distance < outer) & np.isfinite(light)
         for i, (values, sigma, where) in enumerate(zip(light, noise, ring, strict=True), start):
             if where.sum() >= 10:
-                level[i] = _clipped_median(values[where])
-                error[i] = np.median(sigma[where]) * np.sqrt(np.pi / 2 / where.sum())
+                level[i] = _clipped_mean(values[where])
+                error[i] = np.median(sigma[where]) / np.sqrt(where.sum())
     return level, error
 
 
-def _clipped_median(values: np.ndarray) -> float:
-    """Median without what deviates by more than three standard deviations."""
+def _clipped_mean(values: np.ndarray) -> float:
+    """Mean without what deviates by more than four standard deviations."""
     for _ in range(5):
         if len(values) < 10:
             return np.nan
         median = np.median(values)
-        kept = np.abs(values - median) <= 3 * 1.4826 * np.median(np.abs(values - median))
+        kept = np.abs(values - median) <= 4 * 1.4826 * np.median(np.abs(values - median))
         if kept.all():
             break
         values = values[kept]
-    return float(np.median(values))
+    return float(np.mean(values))
 
 
 def total_rates(table, header: fits.Header) -> tuple[np.ndarray, np.ndarray]:
