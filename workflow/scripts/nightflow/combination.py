@@ -143,7 +143,7 @@ def order_statistic(values, variances, network, ranks, rank, limit, centre, scat
 
 @numba.njit(nogil=True, cache=True)
 def match_seeing(values, first_row, centre, variance, sharpness):
-    """Bring the stars of all frames to their mean profile, where the median stands out of the noise.
+    """Bring the stars of the frames at each pixel to their mean profile, where the median stands out of the noise.
 
     A median has the seeing of the middle frames in the cores of stars. In their wings, where noise hides how frames
     differ, it is a mean. Where the frames' seeing is skewed about its middle, the two do not add up to a star's flux.
@@ -160,10 +160,10 @@ def match_seeing(values, first_row, centre, variance, sharpness):
     variance : ndarray of float32, shape (rows, columns)
         Of the median.
     sharpness : ndarray of float32, shape (n,)
-        Multiple of the negative Laplacian by which each frame exceeds the mean profile, px^2.
+        Multiple of the negative Laplacian by which each frame exceeds some profile, px^2.
     """
     n_columns = values.shape[2]
-    curvature = np.empty(n_columns, np.float32)
+    curvature, total, count = np.empty((3, n_columns), np.float32)
     for r in range(len(variance)):
         row = first_row + r
         above, here, below = centre[max(row - 1, 0)], centre[row], centre[min(row + 1, len(centre) - 1)]
@@ -172,10 +172,18 @@ def match_seeing(values, first_row, centre, variance, sharpness):
             laplacian = above[x] + below[x] + beside - np.float32(4) * here[x]
             seen = laplacian * laplacian > _LAPLACIAN_LIMIT2 * variance[r, x]  # and not NaN
             curvature[x] = laplacian if seen else np.float32(0)
+        total[:], count[:] = 0, 0
         for n in range(len(values)):
             value = values[n, row]
             for x in range(n_columns):
-                value[x] += sharpness[n] * curvature[x]
+                good = value[x] == value[x]
+                total[x] += sharpness[n] if good else np.float32(0)
+                count[x] += np.float32(1) if good else np.float32(0)
+        for n in range(len(values)):
+            value = values[n, row]
+            for x in range(n_columns):
+                if curvature[x] != 0 and count[x] > 0:
+                    value[x] += (sharpness[n] - total[x] / count[x]) * curvature[x]
 
 
 @lru_cache

@@ -399,7 +399,7 @@ def _star_peaks(frames: Sequence[Frame]) -> tuple[np.ndarray, np.ndarray]:
     typical = np.nanmedian(fwhm) if np.isfinite(fwhm).any() else 0.0
     ratio = np.where(np.isfinite(fwhm), fwhm / typical, 1.0) if typical else np.ones(len(frames))
     variance = typical**2 / (8 * np.log(2))
-    return ratio**-2.0, (variance * (np.log(ratio).mean() - np.log(ratio))).astype(np.float32)
+    return ratio**-2.0, (-variance * np.log(ratio)).astype(np.float32)
 
 
 def _sky_noise(frames: Sequence[Frame]) -> np.ndarray:
