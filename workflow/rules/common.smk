@@ -499,6 +499,14 @@ def threads_of_stack(wildcards):
     return 4 if sum(pixels) > 2.5e8 else 1
 
 
+def memory_of_stack(wildcards, attempt):
+    """Memory in MB for the strips at work, and for the result of a frame's size with what is measured on it."""
+    stack = config["stack"]
+    finer = stack["drizzle_scale"] ** -2 if stack["kernel"] == "drizzle" else 1
+    planes = 9 * 4 * finer * max(frame.n_pixels for frame in group(wildcards)) / 2**20
+    return int(attempt * (400 + stack["memory_mb"] + planes))
+
+
 def group_files(folder, suffix):
     """Input function: one file of each frame in a stack's group."""
 

@@ -50,7 +50,7 @@ rule stack:
         "../../envs/stack.yaml"
     threads: threads_of_stack
     resources:
-        mem_mb=lambda wildcards, attempt: attempt * (500 + config["stack"]["memory_mb"]),
+        mem_mb=memory_of_stack,
     params:
         options=options("stack"),
         detection=options("photometry"),
