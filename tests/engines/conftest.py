@@ -59,6 +59,13 @@ class RealFrame:
         x, y = plate.to_pixel(*self.corners)
         return float(np.hypot(x.mean() - (nx - 1) / 2, y.mean() - (ny - 1) / 2))
 
+    def corners_off(self, plate, other=None) -> float:
+        """Largest distance in px between the corners by a plate and by another one, or the independent solution."""
+        ny, nx = self.header["NFYSIZE"], self.header["NFXSIZE"]
+        x, y = np.array([0, nx - 1, nx - 1, 0]), np.array([0, 0, ny - 1, ny - 1])
+        found = plate.to_pixel(*(self.corners if other is None else other.to_sky(x, y)))
+        return float(np.hypot(found[0] - x, found[1] - y).max())
+
 
 @pytest.fixture(scope="session")
 def hatp32(shared_data) -> list[RealFrame]:

@@ -9,7 +9,7 @@ import pytest
 from astropy.io import fits
 from astropy.table import Table
 
-from nightflow import simulate
+from nightflow import simulate, simulate_sky, standards
 from nights import SMALL_NIGHT, Workspace
 
 pytestmark = pytest.mark.workflow
@@ -119,6 +119,42 @@ def test_standards_by_frame_and_pixel_need_no_place_on_the_sky(measured, tmp_pat
         expected = float(truth["zero_point"][truth["frame"] == name][0]) - colour
         assert abs(float(row["zero_point"]) - expected) < 3 * float(row["error"]) < 0.1
         assert row["wcs_status"] == "NOT SOLVED" and row["source"] == "standards" and row["sky_brightness"]
+
+
+def with_standards(make_field, stars):
+    """A field of the simulation with standard stars added, off their listed places by what rounding hides there."""
+    rng = np.random.default_rng(1)
+
+    def make(centre, *arguments):
+        table = make_field(centre, *arguments)
+        for i in np.flatnonzero(np.hypot(stars.ra - centre[0], stars.dec - centre[1]) < 0.2):
+            ra, dec = stars.ra[i] + rng.uniform(-0.5, 0.5) / 240, stars.dec[i] + rng.uniform(-0.5, 0.5) / 3600
+            light = {"m1": stars.magnitude[i], "m2": stars.magnitude[i] - stars.colour[i]}
+            table.add_row(dict.fromkeys(table.colnames, 0) | {"id": len(table) + 1, "ra": ra, "dec": dec} | light)
+        return table
+
+    return make
+
+
+def test_landolts_table_as_it_comes(shared_data, tmp_path, monkeypatch):
+    """His field PG 0918+029 among other stars: one that is brighter and nearby is taken for a standard and left out."""
+    path = shared_data / "catalogs" / "landolt_iraf" / "nlandolt.dat"
+    stars = standards.read(path, {"bands": {}, "equinox": 2000.0}, "V")
+    monkeypatch.setattr(simulate_sky, "make_field", with_standards(simulate_sky.make_field, stars))
+    target = {**NIGHT["targets"][0], "name": "PG0918", "ra": 140.39, "dec": 2.783, "frames": 1}
+    workspace = Workspace(tmp_path)
+    simulate.simulate_night({**NIGHT, "targets": [target]}, workspace.raw, workspace.folder / "truth")
+    section = {**STANDARDS, "file": str(path), "targets": ["PG0918"], "match_radius": 15, "extinction": {"V": 0.14}}
+    workspace.run("--until", "night_zero_point", **{**OPTIONS, "standards": section})
+    measured = Table.read(workspace.results / "standards" / "PG0918_V_001.tsv", format="ascii.tab")
+    assert len(measured) >= 3 and all("0918+029" in name for name in measured["star"])
+    (path,) = (workspace.results / "nights").glob("*.tsv")
+    (night,) = Table.read(path, format="ascii.tab")
+    truth = Table.read(workspace.folder / "truth" / "frames.tsv", format="ascii.tab")
+    (light,) = truth[truth["kind"] == "light"]
+    difference = night["zero_point"] - night["extinction"] * night["airmass_max"] - light["zero_point"]
+    print(f"{1e3 * difference:+.1f} mmag from {night['n']} of {len(measured)} stars")
+    assert night["n"] >= 3 and abs(difference) < 0.01
 
 
 @pytest.mark.parametrize(
