@@ -143,11 +143,15 @@ def test_a_program_that_fails_is_a_status_of_its_frames(tmp_path, monkeypatch, s
 def test_all_24_frames_of_hatp32_are_solved_together(program, hatp32, tycho, tmp_path):
     tasks = {frame.name: (frame.sources, frame.header, frame.row) for frame in hatp32}
     joint_astrometry.write_answers(tmp_path / "a.head", joint_astrometry.solve_target(tasks, tycho, JOINT))
-    off = []
+    off, corners = [], []
     for frame in hatp32:
         answer = joint_astrometry.read_answer(tmp_path / "a.head", frame.name)
         solution = astrometry.solve(*tasks[frame.name], tycho, JOINT, answer)
         assert solution.status == astrometry.SOLVED, f"{frame.name}: {solution.reason}"
         off.append(frame.off(solution.plate))
-    print(f"{len(off)} solved; off an independent solution {np.median(off):.2f} px, at most {max(off):.2f} px")
-    assert len(off) == 24 and np.median(off) < 0.5 and max(off) < 1
+        corners.append(frame.corners_off(solution.plate))
+    print(
+        f"{len(off)} solved; off an independent solution {np.median(off):.2f} px, at most {max(off):.2f} px, "
+        f"worst corner {np.median(corners):.2f} ({max(corners):.2f})"
+    )
+    assert len(off) == 24 and np.median(off) < 0.5 and max(off) < 1 and np.median(corners) < 0.75
