@@ -89,6 +89,15 @@ def test_tiles_are_parts_of_the_whole(tmp_path, monkeypatch):
         np.testing.assert_array_equal(parts.mask, whole.mask)
 
 
+def test_frames_may_end_anywhere_near_a_tile(tmp_path, monkeypatch):
+    """A window of a single column holds nothing that reaches the tile, and does no harm."""
+    monkeypatch.setattr(drizzling, "_TILE", 64)
+    path = frames(tmp_path, [(0.0, 0.0)])[0][0]
+    for cut in range(10, 22):
+        image = drizzle([(path, shift(-cut, 0), 1.0, 1.0)], pixfrac=1.0)
+        assert np.isfinite(image.data[:, : 200 - 2 * cut]).all() and np.isnan(image.data[:, 200 - 2 * cut :]).all()
+
+
 def test_narrow_stars_stay_narrow(tmp_path):
     """Finer pixels and small drops show undersampled stars narrower than interpolation does."""
     from nightflow import stacking

@@ -152,7 +152,8 @@ def _tile(tile: tuple[slice, slice], inputs: Sequence[_Input], model: np.ndarray
     )
     for entry in inputs:
         window = resampling.input_window(entry.frame.grid, *around)
-        if window is not None:
+        # a single row or column is part of the margin that a window has for interpolation
+        if window is not None and min(part.stop - part.start for part in window) > 1:
             window = resampling.raw_window(entry.frame.grid, window)
             _drop(drizzle, entry, window, (columns.start, rows.start), model, options)
     least = _LEAST_PART * min((_weight(entry.frame, options) for entry in inputs), default=0.0)
