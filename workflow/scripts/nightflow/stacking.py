@@ -396,8 +396,9 @@ def _star_peaks(frames: Sequence[Frame]) -> tuple[np.ndarray, np.ndarray]:
         variance grows by 2 sigma^2 for each unit of ln(sigma).
     """
     fwhm = np.array([frame.card("FWHM", np.nan) / np.sqrt(frame.grid.pixel_area) for frame in frames])  # output pixels
-    typical = np.nanmedian(fwhm) if np.isfinite(fwhm).any() else 0.0
-    ratio = np.where(np.isfinite(fwhm), fwhm / typical, 1.0) if typical else np.ones(len(frames))
+    known = fwhm > 0
+    typical = np.median(fwhm[known]) if known.any() else 1.0
+    ratio = np.where(known, fwhm, typical) / typical
     variance = typical**2 / (8 * np.log(2))
     return ratio**-2.0, (-variance * np.log(ratio)).astype(np.float32)
 
