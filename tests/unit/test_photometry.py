@@ -137,13 +137,21 @@ def test_a_frame_without_stars_has_no_apertures():
     assert "APRADIUS" not in image.header and "aperture_flux" not in table.colnames
 
 
-def test_a_crowd_has_apertures_and_an_assumed_correction(monkeypatch):
+@pytest.mark.parametrize("measured", [(1.0, np.nan, 0), (1.18, 0.066, 3)])
+def test_a_crowd_has_apertures_and_an_assumed_correction(monkeypatch, measured):
     image, _, _ = star_image()
-    monkeypatch.setattr(photometry, "_growth_stars", lambda *arguments: np.zeros(0, dtype=int))
+    monkeypatch.setattr(photometry, "aperture_correction", lambda *arguments: measured)
     table = sources.detect_sources(image)
     photometry.measure_apertures(image, table, OPTIONS)
     assert image.header["APCORN"] == 0 and image.header["APCORERR"] == 0.05
     assert image.header["APCOR"] == pytest.approx(1.069, abs=0.002)
+
+
+def test_an_aperture_that_holds_all_needs_no_correction():
+    image, _, _ = star_image()
+    table = sources.detect_sources(image)
+    photometry.measure_apertures(image, table, {"aperture": 4.0, "apertures": [1.5, 4.0]})
+    assert image.header["APCOR"] == 1 and image.header["APCORERR"] == 0 and image.header["APCORN"] > 20
 
 
 def test_without_apertures_the_detections_flux_counts():

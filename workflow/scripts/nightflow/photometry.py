@@ -22,7 +22,7 @@ _RING = 0.5  # FWHM; width of the rings of the curve of growth
 _LEAST_SEEN = 0.4  # part of a ring that neighbours leave free
 _ANNULUS = (1.25, 2.0)  # of the local sky around stars, in radii of the largest aperture
 _REACH = 2.0  # FWHM around sources that count as no sky
-# Profile assumed where no star stands alone, and how wrong the correction from it may be.
+# Profile assumed where no star tells it better, and how wrong the correction from it may be.
 _MOFFAT_BETA, _ASSUMED_ERROR = 3.5, 0.05
 
 
@@ -33,8 +33,8 @@ def measure_apertures(image: Image, table, options: Mapping) -> None:
     ----------
     image : `~nightflow.products.Image`
         Sky-subtracted pixels. Its header gets APRAD1, APRAD2, ... (radii, px), APRADIUS (that of the main aperture),
-        APCOR (factor from the flux in it to the total), APCORERR and APCORN (stars behind it; where none stands alone,
-        APCOR is that of a Moffat profile).
+        APCOR (factor from the flux in it to the total), APCORERR and APCORN (stars behind it; where they do not tell
+        it to 5 %, APCORN is 0 and APCOR that of a Moffat profile).
     table : `~astropy.table.QTable`
         Sources with ``x y flags snr fwhm``. It gets ``aperture_flux`` and ``aperture_flux_err``, shape (n, apertures).
     options : mapping
@@ -68,7 +68,7 @@ def measure_apertures(image: Image, table, options: Mapping) -> None:
     for number, radius in enumerate(radii, start=1):
         header[f"APRAD{number}"] = (float(radius), f"[pix] radius of aperture {number}")
     header["APRADIUS"] = (float(radii[main]), "[pix] radius of the main aperture")
-    if not correction[2]:
+    if not correction[1] <= _ASSUMED_ERROR:
         ratio = enclosed(radii[-1] / fwhm, _MOFFAT_BETA) / enclosed(radii[main] / fwhm, _MOFFAT_BETA)
         correction = ratio, _ASSUMED_ERROR, 0
     header["APCOR"] = (correction[0], "total flux / flux in the main aperture")
