@@ -130,7 +130,9 @@ def test_one_plane_cubes_are_images_and_tables_are_not(tmp_path):
     assert inventory.read_headers(str(cube))["hdus"][0]["shape"] == [4, 6]
     table = tmp_path / "table.fits"
     fits.BinTableHDU.from_columns([fits.Column("x", "E", array=np.zeros(3))]).writeto(table)
-    assert inventory.read_headers(str(table)) == {"error": "no image in the file", "hdus": []}
+    fits.PrimaryHDU(np.zeros((3, 4, 6), np.float32)).writeto(tmp_path / "planes.fits")
+    for path in (table, tmp_path / "planes.fits"):
+        assert inventory.read_headers(str(path)) == {"error": "no two-dimensional image in the file", "hdus": []}
 
 
 def test_cache_opens_only_new_and_changed_files(tmp_path, monkeypatch):

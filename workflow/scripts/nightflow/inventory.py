@@ -153,7 +153,7 @@ def _read_headers(path: str) -> dict:
         found = list(_images(stream, first, None if zipped else size))
     for image in found:
         image["error"] = image["error"] or _why_too_large(image, size)
-    return {"error": None if found else "no image in the file", "hdus": found}
+    return {"error": None if found else "no two-dimensional image in the file", "hdus": found}
 
 
 def _images(stream, block: bytes, size: int | None) -> Iterator[dict]:
