@@ -86,7 +86,7 @@ def test_stacks_and_masters_are_described(tmp_path, frames):
     assert stacks[1]["rejected"] == "no frame can be used" and (tmp_path / "R.png").is_file()
     masters = report.describe_masters([str(good), str(bad)], frames.assign(bias="V", dark=None), str(tmp_path))
     assert masters[0]["median"] == 40.0 and masters[0]["lights"] == 2 and masters[0]["link"] == "../M51/V.fits"
-    assert masters[1]["rejected"] and masters[1]["picture"] is None
+    assert masters[1]["rejected"] and masters[1]["picture"] is None and masters[0].keys() == masters[1].keys()
 
 
 def group_of(n=7, **columns):

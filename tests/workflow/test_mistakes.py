@@ -61,13 +61,16 @@ def test_bad_data_never_end_a_night(fresh):
     assert not fresh.planned()
 
 
-def test_a_stack_of_nothing_is_rejected_not_an_error(fresh):
-    for number in (1, 2, 3):
-        path = fresh.raw / f"M67_V_00{number}.fits"
+def test_a_stack_and_a_master_of_nothing_are_rejected_and_no_error(fresh):
+    """Lights and flats are all saturated: the report says so."""
+    for path in [*fresh.raw.glob("M67*"), *fresh.raw.glob("flat*")]:
         edit(path, fresh.folder / "new.fits", lambda data: np.full_like(data, 65535))
         shutil.move(fresh.folder / "new.fits", path)
-    fresh.run()
-    assert fits.getheader(fresh.results / "stacks" / "M67" / "V.fits")["NFSTAT"] == "REJECTED"
+    fresh.run(calibration={"missing": "warn"})
+    (flat,) = fresh.results.glob("masters/flat_*.fits")
+    for path in (flat, fresh.results / "stacks" / "M67" / "V.fits"):
+        assert fits.getheader(path)["NFSTAT"] == "REJECTED"
+    assert "no flat field can be used" in (fresh.results / "report" / "index.html").read_text()
 
 
 def sentence(finished):

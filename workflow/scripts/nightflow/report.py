@@ -109,9 +109,12 @@ def describe_masters(paths: Sequence[str], frames: pd.DataFrame, results: str) -
         name = Path(path).stem
         lights = sum(int(usable[kind].eq(name).sum()) for kind in ("bias", "dark", "flat") if kind in usable)
         link = os.path.relpath(path, Path(results, "report"))
-        master = _described(path) | {"name": name, "lights": lights, "link": link, "picture": None}
-        described.append(master | ({} if master["rejected"] else _pixel_statistics(path)))
+        master = _described(path) | {"name": name, "lights": lights, "link": link}
+        described.append(master | (_NO_PIXELS if master["rejected"] else _pixel_statistics(path)))
     return described
+
+
+_NO_PIXELS = dict.fromkeys(("low", "median", "high", "picture"))
 
 
 def _pixel_statistics(path: str) -> dict:
