@@ -33,6 +33,7 @@ rule all:
 
 onstart:
     atomic.remove_scratch(RESULTS)
+    lift_rate_limit()
 
 
 onsuccess:
