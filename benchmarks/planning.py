@@ -91,7 +91,7 @@ def make_products(folder: Path) -> None:
             path = folder / line.split("\t")[0]
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
-    snakemake(folder, "--touch", "--quiet", "all")
+    snakemake(folder, "--touch", "--forceall", "--quiet", "all")
 
 
 def jobs(text: str) -> int:

@@ -81,9 +81,9 @@ def test_stacks_and_masters_are_described(tmp_path, frames):
     products.write_image(good, Image(np.arange(81.0).reshape(9, 9), np.zeros((9, 9)), np.ones((9, 9)), header))
     products.write_rejected(bad, RejectedFrame("no frame can be used"))
     stacks = report.describe_stacks([str(good), str(bad)])
-    report.write_previews(stacks, [tmp_path / "V.png", tmp_path / "R.png"], 64)
+    report.write_previews(stacks, tmp_path, 64)
     assert stacks[0]["fwhm"] == 2.5 and stacks[0]["picture"].startswith("data:image/png;base64,")
-    assert stacks[1]["rejected"] == "no frame can be used" and (tmp_path / "R.png").is_file()
+    assert stacks[1]["rejected"] == "no frame can be used" and (tmp_path / "M51" / "R.png").is_file()
     masters = report.describe_masters([str(good), str(bad)], frames.assign(bias="V", dark=None), str(tmp_path))
     assert masters[0]["median"] == 40.0 and masters[0]["lights"] == 2 and masters[0]["link"] == "../M51/V.fits"
     assert masters[1]["rejected"] and masters[1]["picture"] is None and masters[0].keys() == masters[1].keys()

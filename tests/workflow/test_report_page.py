@@ -238,5 +238,5 @@ def test_snakemakes_own_report_builds(reduced, tmp_path):
     workspace = reduced.copy(tmp_path / "copy")
     workspace.run("--report", "night.html")
     text = (workspace.folder / "night.html").read_text(encoding="utf-8")
-    for shown in ("index.html", "night.svg", "quality.tsv", "Dots are stacked lights"):
+    for shown in ("index.html", "night.svg", "quality.tsv", "Dots are stacked lights", "stacks/M67/V.png"):
         assert shown in text

@@ -719,14 +719,6 @@ def stacks():
     return [f"{RESULTS}/stacks/{target}/{name}.fits" for target, name in PLAN.stacks]
 
 
-def stack_previews():
-    """Picture of each stack, by target and filter."""
-    return {
-        (target, name): f"{RESULTS}/report/stacks/{target}/{name}.png"
-        for target, name in PLAN.stacks
-    }
-
-
 def all_masters():
     names = [*PLAN.masters, *PLAN.bad_pixels, *PLAN.fringes]
     return [f"{RESULTS}/masters/{name}.fits" for name in names]

@@ -38,15 +38,14 @@ rule report:
             caption="../report/detector.rst",
             category="Tables",
         ),
-        previews=[
-            report(
-                path,
-                caption="../report/stack.rst",
-                category="Stacks",
-                labels={"target": target, "filter": name},
-            )
-            for (target, name), path in stack_previews().items()
-        ],
+        # one output, not one for each stack: Snakemake keeps a record of all the inputs for every output
+        previews=report(
+            directory(f"{RESULTS}/report/stacks"),
+            patterns=["{target}/{filter}.png"],
+            caption="../report/stack.rst",
+            category="Stacks",
+            labels={"target": "{target}", "filter": "{filter}"},
+        ),
         summary=f"{RESULTS}/report/summary.txt",
         provenance=f"{RESULTS}/provenance.json",
         zero_points=f"{RESULTS}/zeropoints.tsv" if SOLVES else [],

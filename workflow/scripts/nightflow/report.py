@@ -150,20 +150,23 @@ def describe_composites(paths: Sequence[str], results: str) -> list[dict]:
     ]
 
 
-def write_previews(stacks: Sequence[dict], paths: Sequence[str], longest: int) -> None:
-    """A picture of each stack; a single grey pixel for one without data, so that every link has its picture.
+def write_previews(stacks: Sequence[dict], folder: str | os.PathLike, longest: int) -> None:
+    """A picture of each stack as ``folder/target/filter.png``.
 
-    The first stacks keep a smaller one for the page itself, more would make it heavy.
+    It is a single grey pixel for a stack without data, so that every link has its picture. The first stacks keep
+    a smaller one for the page itself, more would make it heavy.
     """
     import numpy as np
 
-    for number, (stack, path) in enumerate(zip(stacks, paths, strict=True)):
+    for number, stack in enumerate(stacks):
+        path = Path(folder, stack["target"], f"{stack['filter']}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
         data = np.zeros((1, 1)) if stack["rejected"] else products.read_image(stack["path"]).data
         picture = previews.stretch(previews.shrink(data, longest))
         previews.write_picture(path, picture)
         small = previews.stretch(previews.shrink(data, min(longest, _INLINED)))
         stack["picture"] = previews.thumbnail(small) if number < _MOST_INLINED else None
-        stack["large"] = f"stacks/{Path(path).parent.name}/{Path(path).name}"
+        stack["large"] = f"stacks/{stack['target']}/{path.name}"
 
 
 def lights_of(quality: pd.DataFrame, frames: pd.DataFrame, zero_points: pd.DataFrame) -> pd.DataFrame:
