@@ -89,8 +89,10 @@ def make_products(folder: Path) -> None:
     for line in snakemake(folder, "--summary").text.splitlines():
         if line.startswith("results/"):
             path = folder / line.split("\t")[0]
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
+            folder_of = path.parent if path.suffix else path  # the pictures of the stacks are a folder
+            folder_of.mkdir(parents=True, exist_ok=True)
+            if path.suffix:
+                path.touch()
     snakemake(folder, "--touch", "--forceall", "--quiet", "all")
 
 
