@@ -212,7 +212,7 @@ def _test_candidates(pixels, sigma, unusable, candidates, options):
     y, x = _peaks(pixels, tested)
     if not y.size:
         return np.zeros(pixels.shape, dtype=bool)
-    rows, columns, nearest = _nearest_peak(tested, y, x)
+    rows, columns, nearest = _nearest_peak(pixels, tested, y, x)
     preference = _RAY_PREFERENCE if psf.fwhm >= _UNDERSAMPLED else 0.0
     is_ray = star_cost(pixels, np.hypot(sigma, structure), place, unusable, y, x, psf) > -preference
     is_ray &= _significance(excess[rows, columns], nearest, y.size) > _LEAST_SIGNIFICANCE
@@ -300,19 +300,21 @@ def _peaks(pixels, tested):
     return y[highest], x[highest]
 
 
-def _nearest_peak(tested, y, x):
-    """Rows and columns of the pixels of `tested`, and which peak is nearest to each."""
+def _nearest_peak(pixels, tested, y, x):
+    """Rows and columns of the pixels of `tested`, and the nearest peak of each, of equally near ones the brightest."""
     rows, columns = np.nonzero(tested)
     reach = int(_NEAR)
-    peak_at = np.full((tested.shape[0] + 2 * reach, tested.shape[1] + 2 * reach), -1, np.int32)
-    peak_at[y + reach, x + reach] = np.arange(y.size)
-    span = range(-reach, reach + 1)
-    steps = sorted(((dy, dx) for dy in span for dx in span if np.hypot(dy, dx) <= _NEAR), key=lambda s: np.hypot(*s))
+    order = np.argsort(pixels[y, x], kind="stable")
+    brightness_at = np.full((tested.shape[0] + 2 * reach, tested.shape[1] + 2 * reach), -1, np.int32)
+    brightness_at[y[order] + reach, x[order] + reach] = np.arange(y.size)
+    span = np.arange(-reach, reach + 1)
+    dy, dx = (d.ravel() for d in np.meshgrid(span, span, indexing="ij"))
     nearest, left = np.empty(rows.size, np.intp), np.arange(rows.size)
-    for dy, dx in steps:
-        found = peak_at[rows[left] + reach + dy, columns[left] + reach + dx]
-        nearest[left] = found
-        left = left[found < 0]
+    for distance2 in np.unique((dy**2 + dx**2)[dy**2 + dx**2 <= _NEAR**2]):
+        step = np.flatnonzero(dy**2 + dx**2 == distance2)[:, None]
+        brightest = brightness_at[rows[left] + reach + dy[step], columns[left] + reach + dx[step]].max(axis=0)
+        nearest[left] = order[brightest]
+        left = left[brightest < 0]
     if left.size:  # in the middle of something large
         from scipy.spatial import KDTree
 
