@@ -140,6 +140,14 @@ def test_splines_are_those_of_scipy(n):
     np.testing.assert_allclose(sky._cardinal_splines(knots, at), expected, atol=1e-10)
 
 
+@pytest.mark.parametrize(("shape", "size"), [((16, 16), 3), ((3, 2), 5), ((1, 9), 3), ((7, 6), 4)])
+def test_medians_of_the_mesh_are_those_of_scipy(shape, size):
+    from scipy.ndimage import median_filter
+
+    mesh = np.random.default_rng(2).normal(size=shape)
+    np.testing.assert_array_equal(sky._median_filtered(mesh, size), median_filter(mesh, size, mode="nearest"))
+
+
 def test_boxes_equal_statistics_of_each():
     """Also looked at in steps, far from zero, and with boxes of equal pixels."""
     rng = np.random.default_rng(9)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from nightflow import lacosmic, sky, sources
+from nightflow.labelling import connected_regions
 from nightflow.medians import separable_median, separable_median_at
 from nightflow.products import UNUSABLE, Image, MaskBit
 
@@ -287,11 +288,9 @@ def _alike(xx, yy, xy):
 
 def _peaks(pixels, tested):
     """Pixels of `tested` brighter than all their neighbours, and the brightest of each region without such."""
-    from scipy import ndimage
-
-    labels, count = ndimage.label(tested, structure=np.ones((3, 3)))
-    y, x = np.nonzero(tested)
-    region, highest = labels[y, x], sources.local_maxima(pixels, y, x, reach=1)
+    at, region, count = connected_regions(tested)
+    y, x = np.divmod(at, tested.shape[1])
+    highest = sources.local_maxima(pixels, y, x, reach=1)
     has_peak = np.zeros(count + 1, dtype=bool)
     has_peak[region[highest]] = True
     order = np.lexsort((-pixels[y, x], region))

@@ -359,8 +359,6 @@ def _surface_at(surface, y, x):
 
 def _smooth_mesh(residual, filter_size: int):
     """Fill meshes that were not measured from their neighbours, then median-filter the mesh."""
-    from scipy import ndimage
-
     measured = np.isfinite(residual)
     if not measured.all():
         # inverse-square distances: the nearest measured meshes decide
@@ -369,7 +367,14 @@ def _smooth_mesh(residual, filter_size: int):
         weight = ((y[:, None] - my) ** 2 + (x[:, None] - mx) ** 2).astype(float) ** -2
         residual = residual.copy()
         residual[~measured] = weight @ residual[measured] / weight.sum(axis=1)
-    return residual if filter_size <= 1 else ndimage.median_filter(residual, filter_size, mode="nearest")
+    return residual if filter_size <= 1 else _median_filtered(residual, filter_size)
+
+
+def _median_filtered(mesh, size: int):
+    """Medians of the `size` x `size` meshes about each, edges repeated."""
+    padded = np.pad(mesh, (size // 2, (size - 1) // 2), mode="edge")
+    around = np.lib.stride_tricks.sliding_window_view(padded, (size, size)).reshape(*mesh.shape, -1)
+    return np.partition(around, size**2 // 2, axis=-1)[..., size**2 // 2]
 
 
 def _interpolate_mesh(values, centres, shape, surface=None):

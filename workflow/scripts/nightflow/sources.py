@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nightflow import sky
+from nightflow.labelling import connected_regions
 from nightflow.products import UNUSABLE, Image, MaskBit
 
 if TYPE_CHECKING:
@@ -100,15 +101,10 @@ def _smooth(image):
 
 def _hysteresis(significance, seeds, options, npixels: int):
     """Connected regions above the threshold that are large and reach the peak limit, or that touch `seeds`."""
-    from scipy import ndimage
-
     above = significance > options["threshold"]
     if seeds is not None:
         above |= seeds
-    labels, count = ndimage.label(above, structure=np.ones((3, 3)))
-    # few pixels are above the threshold: what follows is about them alone
-    at = np.flatnonzero(above)
-    region = labels.ravel()[at]
+    at, region, count = connected_regions(above)
     keep = np.zeros(count + 1, dtype=bool)
     keep[region[significance.ravel()[at] > max(options["peak"], options["threshold"])]] = True
     if npixels > 1:
@@ -289,9 +285,9 @@ def local_maxima(image, y, x, reach: int):
 
 def _one_for_each_blob(y, x, saturated, reach):
     """The positions, but for those near saturated pixels only one at the middle of each group of such pixels."""
-    from scipy import ndimage
-
-    blobs, count = ndimage.label(dilate(saturated, reach), structure=np.ones((3, 3)))
+    at, region, count = connected_regions(dilate(saturated, reach))
+    blobs = np.zeros(saturated.shape, np.int32)
+    blobs.ravel()[at] = region
     blob = blobs[y, x]
     number, first = np.unique(blob, return_index=True)
     first, number = first[number > 0], number[number > 0]

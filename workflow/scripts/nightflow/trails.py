@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nightflow import sky
+from nightflow.labelling import connected_regions
 from nightflow.products import UNUSABLE, Image, MaskBit
 
 DEFAULTS = {"find": True, "significance": 6.0, "min_length": 200, "max_trails": 10}
@@ -89,8 +90,6 @@ def find_trails(image: Image, options: Mapping | None = None):
 
 def _bright_blocks(residual, usable):
     """Centres (px) of the blocks that outshine their surroundings, however brightly."""
-    from scipy import ndimage
-
     clipped = np.where(usable, np.clip(residual, -5, 5), np.float32(0))
     ny, nx = (n // _BLOCK for n in residual.shape)
     inside = np.s_[: ny * _BLOCK, : nx * _BLOCK]
@@ -100,15 +99,23 @@ def _bright_blocks(residual, usable):
     )
     blocks = total / np.sqrt(np.maximum(number, 1))
     blocks -= sky.local_sky(blocks.astype(np.float32), number > 0, 12)[0]
-    labels, _ = ndimage.label(blocks > _BLOCK_SIGNIFICANCE, structure=np.ones((3, 3)))
-    y, x = np.nonzero(labels)
+    at, piece, count = connected_regions(blocks > _BLOCK_SIGNIFICANCE)
+    y, x = np.divmod(at, nx)
     # pieces of a trail are long, stars and noise are not
-    extent = np.array([0] + [max(s.stop - s.start for s in box) for box in ndimage.find_objects(labels)])
-    weight = np.clip(extent[labels[y, x]] - 1, 0, 6).astype(float)
+    extent = np.maximum(_extent(y, piece, count), _extent(x, piece, count))
+    weight = np.clip(extent[piece], 0, 6).astype(float)
     y, x, weight = y[weight > 0], x[weight > 0], weight[weight > 0]
     # spread over the blocks, lest their grid show in the transform
     jitter = np.outer((0.7548776662466927, 0.5698402909980532), np.arange(y.size)) % 1 * _BLOCK - 0.5
     return y * _BLOCK + jitter[0], x * _BLOCK + jitter[1], weight
+
+
+def _extent(position, group, count: int):
+    """Distance of the last from the first position of each of the groups 0 to `count`."""
+    first, last = np.full(count + 1, position.max(initial=0)), np.zeros(count + 1, position.dtype)
+    np.minimum.at(first, group, position)
+    np.maximum.at(last, group, position)
+    return last - first
 
 
 class _Hough:
