@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from astropy.io import fits
+from astropy.visualization import ZScaleInterval
 from PIL import Image as Picture
 
 from nightflow import charts, previews, products, report, weakness
@@ -26,11 +27,11 @@ def test_stretch_of_nothing_is_no_error(data):
 
 
 def test_preview_has_the_first_row_at_the_bottom_and_a_bounded_size(tmp_path):
-    data = np.zeros((300, 200))
-    data[:30] = 100
-    previews.write_png(tmp_path / "a.png", data, longest=100)
+    data = np.zeros((3000, 2000))
+    data[:300] = 100
+    previews.write_png(tmp_path / "a.png", data)
     with Picture.open(tmp_path / "a.png") as picture:
-        assert max(picture.size) <= 100 and picture.getpixel((5, picture.size[1] - 2)) > picture.getpixel((5, 2))
+        assert max(picture.size) <= 1024 and picture.getpixel((5, picture.size[1] - 2)) > picture.getpixel((5, 2))
 
 
 @pytest.fixture
@@ -81,7 +82,7 @@ def test_stacks_and_masters_are_described(tmp_path, frames):
     products.write_image(good, Image(np.arange(81.0).reshape(9, 9), np.zeros((9, 9)), np.ones((9, 9)), header))
     products.write_rejected(bad, RejectedFrame("no frame can be used"))
     stacks = report.describe_stacks([str(good), str(bad)])
-    report.write_previews(stacks, tmp_path, 64)
+    report.write_previews(stacks, tmp_path)
     assert stacks[0]["fwhm"] == 2.5 and stacks[0]["picture"].startswith("data:image/png;base64,")
     assert stacks[1]["rejected"] == "no frame can be used" and (tmp_path / "M51" / "R.png").is_file()
     masters = report.describe_masters([str(good), str(bad)], frames.assign(bias="V", dark=None), str(tmp_path))
@@ -167,6 +168,32 @@ def test_zscale_shows_the_noise_of_the_sky():
     grey = previews.zscale(np.random.default_rng(1).normal(500, 5, (200, 200)))
     assert 80 < np.median(grey) < 176 and grey.std() > 30
     assert previews.zscale(np.full((3, 3), np.nan)).max() == 0 and previews.zscale(np.full((3, 3), 7.0)).min() == 128
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 5, 90, 3000, 80_000])
+@pytest.mark.parametrize("bright", [0.0, 0.2, 0.6])
+def test_zscale_is_that_of_astropy(size, bright):
+    rng = np.random.default_rng(size)
+    values = (rng.normal(500, 5, size) + rng.exponential(300, size) * (rng.random(size) < bright)).astype(np.float32)
+    np.testing.assert_allclose(previews._zscale_limits(values), ZScaleInterval().get_limits(values), rtol=1e-6)
+
+
+def drawn(path):
+    with Picture.open(path) as picture:
+        return np.asarray(picture)[::-1]
+
+
+def test_both_pictures_of_a_frame_and_of_a_rejected_one(tmp_path):
+    mask = np.zeros((40, 30), np.uint16)
+    mask[5, 6] = products.MaskBit.COSMIC_RAY
+    data = np.random.default_rng(1).normal(100, 5, (40, 30)).astype(np.float32)
+    paths = [tmp_path / "grey.png", tmp_path / "marked.png"]
+    previews.write_frame(paths, Image(data, mask, np.ones_like(data)))
+    grey, marked = map(drawn, paths)
+    assert grey.shape == (40, 30) and marked.shape == (40, 30, 3) and tuple(marked[5, 6]) == (230, 40, 40)
+    assert (marked[mask == 0] == grey[mask == 0][:, None]).all()
+    previews.write_frame(paths, None)
+    assert [drawn(path).shape for path in paths] == [(1, 1), (1, 1)]
 
 
 @pytest.mark.parametrize("shape", [(1, 2000), (2000, 1), (3, 3), (1001, 999)])

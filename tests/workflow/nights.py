@@ -44,11 +44,11 @@ class Workspace:
         return self.folder / "results"
 
     def snakemake(self, *arguments, snakefile="Snakefile", profile=True, directory=None, within=(), **config):
-        """Run snakemake; `config` goes into a configuration file. Pictures of single frames are left out.
+        """Run snakemake; `config` goes into a configuration file.
 
         `within`: a command that runs it, such as ``prlimit``.
         """
-        config = {"raw_dir": "raw", "results_dir": "results", "report": {"frame_previews": 0}, **config}
+        config = {"raw_dir": "raw", "results_dir": "results", **config}
         file = self.folder / "config.yaml"
         file.write_text(yaml.safe_dump({k: v for k, v in config.items() if v != "unset"}))
         command = [*within, sys.executable, "-m", "snakemake", "--cores", "2", "-s", str(self.checkout / snakefile)]

@@ -42,7 +42,6 @@ SMALL = {
             {"name": "M101", "ra": 210, "dec": 54, "kind": "cluster", "filters": ["V"], "frames": 1, "exptime": 60.0}
         ],
     },
-    "report": {"frame_previews": 0},
 }  # fmt: skip
 SHELL = ("", "sh", "bash", "console")
 

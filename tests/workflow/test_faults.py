@@ -28,7 +28,7 @@ KILLS = int(os.environ.get("NIGHTFLOW_KILLS", 2))
 
 def started(workspace, *arguments, output=subprocess.DEVNULL, **options):
     """Snakemake on its way, in a process group of its own."""
-    config = {"raw_dir": "raw", "results_dir": "results", "report": {"frame_previews": 0}, **options}  # as all tests
+    config = {"raw_dir": "raw", "results_dir": "results", **options}
     (workspace.folder / "config.yaml").write_text(yaml.safe_dump(config))
     command = [sys.executable, "-m", "snakemake", "--cores", "2", "-s", str(ROOT / "Snakefile")]
     command += ["--configfile", "config.yaml", "--workflow-profile", str(ROOT / "profiles" / "default"), *arguments]

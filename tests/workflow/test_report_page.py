@@ -177,29 +177,21 @@ def test_a_dot_names_its_light_and_finds_it_in_the_table(opened, large_page):
     ],
     ids=["light", "dark", "phone"],
 )
-def test_readable_by_everybody(opened, large_page, night_with_pictures, device):
-    for path in (large_page, night_with_pictures.results / "report" / "index.html"):
+def test_readable_by_everybody(opened, large_page, reduced, device):
+    for path in (large_page, reduced.results / "report" / "index.html"):
         tab = opened(path, **device)
         assert serious(tab) == [] and tab.complaints == []
         assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
-@pytest.fixture(scope="module")
-def night_with_pictures(reduced, tmp_path_factory):
-    """The reduced night with pictures of its frames."""
-    workspace = reduced.copy(tmp_path_factory.mktemp("pictures"))
-    workspace.run(report={"frame_previews": 3})
-    return workspace
-
-
-def test_every_link_leads_somewhere(opened, night_with_pictures):
-    report = night_with_pictures.results / "report"
+def test_every_link_leads_somewhere(opened, reduced):
+    report = reduced.results / "report"
     tab = opened(report / "index.html")
     tab.locator("details summary").click()
     addresses = tab.locator("a").evaluate_all("links => links.map(link => link.href)")
     files = {unquote(urlparse(address).path) for address in addresses}
-    assert {str(night_with_pictures.results / "previews" / "M67_V_001.masked.png")} < files
-    assert {str(night_with_pictures.results / "stacks" / "M67" / "V.fits")} < files
+    assert {str(reduced.results / "previews" / "M67_V_001.masked.png")} < files
+    assert {str(reduced.results / "stacks" / "M67" / "V.fits")} < files
     assert [file for file in files if not Path(file).is_file()] == []
     for address in addresses:
         if urlparse(address).fragment:
@@ -208,8 +200,8 @@ def test_every_link_leads_somewhere(opened, night_with_pictures):
         assert picture.evaluate("image => image.complete && image.naturalWidth > 8") and picture.get_attribute("alt")
 
 
-def test_what_the_night_was_made_of_is_on_the_page(opened, night_with_pictures):
-    tab = opened(night_with_pictures.results / "report" / "index.html")
+def test_what_the_night_was_made_of_is_on_the_page(opened, reduced):
+    tab = opened(reduced.results / "report" / "index.html")
     assert "dark_2018-05-12" in tab.locator("[data-table=calibration] tbody").inner_text()
     detectors = tab.locator("section[aria-labelledby=detectors] tbody td.number").all_inner_texts()
     gains = [float(text) for text in detectors[1:3]]

@@ -725,16 +725,12 @@ def all_masters():
     return [f"{RESULTS}/masters/{name}.fits" for name in names]
 
 
-def frame_previews():
-    """Pictures of single frames, calibrated and masked, for nights that are not too long to look at."""
+def pictures(frames):
+    """Two pictures of each frame, calibrated and masked, on nights that are not too long to look at them."""
     if len(PLAN.lights) > config["report"]["frame_previews"]:
         return []
     kinds = ("calibrated", "masked")
-    return [
-        f"{RESULTS}/previews/{frame}.{kind}.png"
-        for frame in PLAN.lights
-        for kind in kinds
-    ]
+    return [f"{RESULTS}/previews/{f}.{kind}.png" for f in frames for kind in kinds]
 
 
 def folders_that_stay():

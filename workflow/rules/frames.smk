@@ -29,7 +29,8 @@ rule mask:
     input:
         f"{RESULTS}/calibrated/{{frame}}.fits",
     output:
-        pixels(f"{RESULTS}/masked/{{frame}}.fits"),
+        masked=pixels(f"{RESULTS}/masked/{{frame}}.fits"),
+        pictures=pictures(["{frame}"]),
     log:
         f"{RESULTS}/logs/mask/{{frame}}.log",
     benchmark:
@@ -51,32 +52,6 @@ rule mask:
         code=code("mask"),
     script:
         "../scripts/mask.py"
-
-
-rule preview:
-    input:
-        calibrated=f"{RESULTS}/calibrated/{{frame}}.fits",
-        masked=f"{RESULTS}/masked/{{frame}}.fits",
-    output:
-        calibrated=f"{RESULTS}/previews/{{frame}}.calibrated.png",
-        masked=f"{RESULTS}/previews/{{frame}}.masked.png",
-    log:
-        f"{RESULTS}/logs/preview/{{frame}}.log",
-    benchmark:
-        f"{RESULTS}/benchmarks/preview/{{frame}}.tsv"
-    priority: 35
-    group:
-        "frame"
-    conda:
-        "../../envs/report.yaml"
-    threads: 1
-    resources:
-        mem_mb=memory_of_planes(10, light),
-    params:
-        longest=config["report"]["preview_size"],
-        code=code("preview"),
-    script:
-        "../scripts/preview.py"
 
 
 rule master_fringe:

@@ -8,7 +8,7 @@ rule report:
         selections=selections(),
         stacks=stacks(),
         masters=all_masters(),
-        previews=frame_previews(),
+        previews=pictures(PLAN.lights),
         catalogues=catalogues(),
         light_curves=light_curves(),
         composites=colour_pictures(),
@@ -65,7 +65,6 @@ rule report:
         folders=folders_that_stay(),
         results=lambda wildcards, output: str(Path(output.quality).parent),
         night_of=NIGHT_OF,
-        preview_size=config["report"]["preview_size"],
         code=code("report"),
     script:
         "../scripts/report.py"

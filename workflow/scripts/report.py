@@ -4,7 +4,7 @@ from nightflow import charts, page, prov, report, steps
 from nightflow.atomic import write_if_changed
 
 
-def main(inputs, output, templates, folders, results, preview_size, night_of):
+def main(inputs, output, templates, folders, results, night_of):
     frames, sky = report.read_tables([inputs["frames"]]), report.read_tables(inputs["sky"])
     quality = report.quality_table(frames, sky, report.read_tables(inputs["selections"]))
     detector = report.gather_rows(inputs["detectors"])
@@ -15,7 +15,7 @@ def main(inputs, output, templates, folders, results, preview_size, night_of):
     for name, table in tables.items():
         report.write_table(output[name], table)
     stacks = report.describe_stacks(inputs["stacks"])
-    report.write_previews(stacks, output["previews"], preview_size)
+    report.write_previews(stacks, output["previews"])
     lights = report.lights_of(quality, frames, zero_points)
     night = {
         **{"frames": frames, "lights": lights, "detector": detector, "stacks": stacks},
@@ -40,6 +40,5 @@ if "snakemake" in globals():
             snakemake.params.templates,
             snakemake.params.folders,
             snakemake.params.results,
-            snakemake.params.preview_size,
             snakemake.params.night_of,
         )

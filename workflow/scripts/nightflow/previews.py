@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import io
 import os
+from collections.abc import Sequence
 
 import numpy as np
 
-from nightflow.products import MaskBit
+from nightflow.products import Image, MaskBit
 
+LONGEST = 1024  # px; no side of a picture is longer
 # Mask planes and the colours that mark them, the most telling last.
 _MARKS = (
     (MaskBit.SOURCE, (70, 130, 230), 0.45),
@@ -59,15 +61,38 @@ def zscale(data: np.ndarray) -> np.ndarray:
     -------
     ndarray of uint8, shape (ny, nx)
     """
-    from astropy.visualization.interval import ZScaleInterval
-
     finite = data[np.isfinite(data)]
     if not finite.size:
         return np.zeros(data.shape, np.uint8)
-    low, high = ZScaleInterval().get_limits(finite)
+    low, high = _zscale_limits(finite)
     if high <= low:
         return np.full(data.shape, 128, np.uint8)
     return (255 * np.clip((np.nan_to_num(data, nan=low) - low) / (high - low), 0, 1)).astype(np.uint8)
+
+
+def _zscale_limits(values):
+    """Lowest and highest level to show: what the line through most of the sorted values reaches, four times as steep.
+
+    Values beyond 2.5 standard deviations of that line are left out with their neighbours in order, a hundredth of all;
+    where fewer than half are left, every value is shown.
+    """
+    sample = np.sort(values[:: max(1, values.size // 1000)][:1000]).astype(float)
+    rank, kept = np.arange(sample.size), np.ones(sample.size, dtype=bool)
+    neighbours, least = np.ones(max(1, sample.size // 100), dtype=bool), max(5, sample.size // 2)
+    for _ in range(5):
+        number = np.count_nonzero(kept)
+        if number < least:
+            break
+        slope, start = np.polyfit(rank[kept], sample[kept], 1)
+        off = sample - (start + slope * rank)
+        kept = ~np.convolve(~kept | (np.abs(off) > 2.5 * off[kept].std()), neighbours, mode="same")
+        if np.count_nonzero(kept) == number:
+            break
+    if np.count_nonzero(kept) < least:
+        return sample[0], sample[-1]
+    median, middle = np.median(sample), (sample.size - 1) // 2
+    low, high = median - (middle - 1) * 4 * slope, median + (sample.size - middle) * 4 * slope
+    return max(sample[0], low), min(sample[-1], high)
 
 
 def marked(grey: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -90,13 +115,13 @@ def marked(grey: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return picture.astype(np.uint8)
 
 
-def shrink(data: np.ndarray, longest: int) -> np.ndarray:
+def shrink(data: np.ndarray, longest: int = LONGEST) -> np.ndarray:
     """`data` averaged over square blocks so that no side is longer than `longest` pixels."""
     factor = -(-max(data.shape) // longest)
     return data if factor <= 1 else _blocks(data, factor).mean(axis=(1, 3))
 
 
-def shrink_mask(mask: np.ndarray, longest: int) -> np.ndarray:
+def shrink_mask(mask: np.ndarray, longest: int = LONGEST) -> np.ndarray:
     """Mask planes of the blocks of `shrink`: a bit that any pixel of a block has."""
     factor = -(-max(mask.shape) // longest)
     return mask if factor <= 1 else np.bitwise_or.reduce(_blocks(mask, factor), axis=(1, 3))
@@ -108,9 +133,26 @@ def _blocks(data: np.ndarray, factor: int) -> np.ndarray:
     return data[: ny * by, : nx * bx].reshape(ny, by, nx, bx)
 
 
-def write_png(path: str | os.PathLike, data: np.ndarray, longest: int = 1024) -> None:
+def write_png(path: str | os.PathLike, data: np.ndarray) -> None:
     """Write a stretched picture of `data`, north as in the file: the first row at the bottom."""
-    write_picture(path, stretch(shrink(data, longest)))
+    write_picture(path, stretch(shrink(data)))
+
+
+def write_frame(paths: Sequence[str | os.PathLike], image: Image | None) -> None:
+    """Write a calibrated frame as a picture, and with its masked pixels in colours as another.
+
+    Parameters
+    ----------
+    paths : sequence of path-like
+        Of the two pictures; none are drawn without paths.
+    image : `~nightflow.products.Image` or None
+        None for a rejected frame: each picture is one black pixel.
+    """
+    if not paths:
+        return
+    grey = np.zeros((1, 1), np.uint8) if image is None else zscale(shrink(image.data))
+    write_picture(paths[0], grey)
+    write_picture(paths[1], grey if image is None else marked(grey, shrink_mask(image.mask)))
 
 
 def write_picture(path: str | os.PathLike, picture: np.ndarray) -> None:

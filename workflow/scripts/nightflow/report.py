@@ -150,7 +150,7 @@ def describe_composites(paths: Sequence[str], results: str) -> list[dict]:
     ]
 
 
-def write_previews(stacks: Sequence[dict], folder: str | os.PathLike, longest: int) -> None:
+def write_previews(stacks: Sequence[dict], folder: str | os.PathLike) -> None:
     """A picture of each stack as ``folder/target/filter.png``.
 
     It is a single grey pixel for a stack without data, so that every link has its picture. The first stacks keep
@@ -162,9 +162,8 @@ def write_previews(stacks: Sequence[dict], folder: str | os.PathLike, longest: i
         path = Path(folder, stack["target"], f"{stack['filter']}.png")
         path.parent.mkdir(parents=True, exist_ok=True)
         data = np.zeros((1, 1)) if stack["rejected"] else products.read_image(stack["path"]).data
-        picture = previews.stretch(previews.shrink(data, longest))
-        previews.write_picture(path, picture)
-        small = previews.stretch(previews.shrink(data, min(longest, _INLINED)))
+        previews.write_png(path, data)
+        small = previews.stretch(previews.shrink(data, _INLINED))
         stack["picture"] = previews.thumbnail(small) if number < _MOST_INLINED else None
         stack["large"] = f"stacks/{stack['target']}/{path.name}"
 
