@@ -304,14 +304,15 @@ def _nearest_peak(pixels, tested, y, x):
     rows, columns = np.nonzero(tested)
     reach = int(_NEAR)
     order = np.argsort(pixels[y, x], kind="stable")
-    brightness_at = np.full((tested.shape[0] + 2 * reach, tested.shape[1] + 2 * reach), -1, np.int32)
-    brightness_at[y[order] + reach, x[order] + reach] = np.arange(y.size)
+    rank_at = np.full((tested.shape[0] + 2 * reach, tested.shape[1] + 2 * reach), -1, np.int32)
+    rank_at[y[order] + reach, x[order] + reach] = np.arange(y.size)
     span = np.arange(-reach, reach + 1)
     dy, dx = (d.ravel() for d in np.meshgrid(span, span, indexing="ij"))
+    away2 = dy**2 + dx**2
     nearest, left = np.empty(rows.size, np.intp), np.arange(rows.size)
-    for distance2 in np.unique((dy**2 + dx**2)[dy**2 + dx**2 <= _NEAR**2]):
-        step = np.flatnonzero(dy**2 + dx**2 == distance2)[:, None]
-        brightest = brightness_at[rows[left] + reach + dy[step], columns[left] + reach + dx[step]].max(axis=0)
+    for distance2 in np.unique(away2[away2 <= _NEAR**2]):
+        step = np.flatnonzero(away2 == distance2)[:, None]
+        brightest = rank_at[rows[left] + reach + dy[step], columns[left] + reach + dx[step]].max(axis=0)
         nearest[left] = order[brightest]
         left = left[brightest < 0]
     if left.size:  # in the middle of something large
