@@ -88,11 +88,11 @@ def curves(hatp32):
 
 
 def test_the_ensemble_scatters_by_less_than_a_percent(curves):
-    """Half a hundred thousand photons a star and no flat: the median of the ensemble's stars."""
+    """Half a hundred thousand photons a star and no flat: each star of the ensemble, and their median by far."""
     (tables, header) = curves
     scatter = np.asarray(tables["STARS"]["scatter"])[np.asarray(tables["STARS"]["in_ensemble"])]
     print(f"{len(scatter)} stars: {1000 * np.median(scatter):.1f} mmag, at most {1000 * scatter.max():.1f}")
-    assert len(scatter) >= 8 and np.median(scatter) < 0.01 and header["ENSRMS"] < 0.01
+    assert len(scatter) >= 8 and scatter.max() <= 0.01 and np.median(scatter) < 0.008 and header["ENSRMS"] < 0.008
 
 
 def test_the_transit_is_that_of_the_planet(curves, selection, shared_data):

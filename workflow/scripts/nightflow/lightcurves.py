@@ -18,7 +18,9 @@ from nightflow.products import MaskBit, RejectedFrame
 from nightflow.steps import UserError
 
 _MAGNITUDE = 2.5 / np.log(10)
-_SHARES = (0.01, 0.05, 0.2)  # of a neighbour's flux, within which a star of the ensemble counts as alone
+# of a neighbour's flux, within which a star of the ensemble counts as alone: seeing moves some hundredths of that flux
+# in and out, less than other noise does
+_SHARES = (0.05, 0.2)
 _ENOUGH_STARS = 15
 _AS_GOOD = 1.05  # scatter, in units of the least, within which an aperture is as good as the best
 _LEAST_SNR = 5.0  # of the stars that tell how errors compare with scatter
