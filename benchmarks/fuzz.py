@@ -85,7 +85,9 @@ def reduced(light, results: Path, config: dict) -> str:
     calibrated, masked, subtracted, sources = (
         results / stage / f"{light.frame}.fits" for stage in ("calibrated", "masked", "subtracted", "sources")
     )
-    mask.main(calibrated, masked, config["cosmic_rays"], config["trails"], config["sources"], "rice", "digest")
+    pictures = [results / "previews" / f"{light.frame}.{stage}.png" for stage in ("calibrated", "masked")]
+    options = (config[section] for section in ("cosmic_rays", "trails", "sources"))
+    mask.main(calibrated, masked, pictures, *options, "rice", "digest")
     table = results / "sky" / f"{light.frame}.tsv"
     sky.main(masked, None, table, subtracted, sources, light.identity(), config["sky"], config["photometry"], "digest")
     return "reduced: " + str(products.read_header(subtracted).get("NFREASON", "to the end")).split(" is ")[-1][:31]

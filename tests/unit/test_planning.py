@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 
 import numpy as np
 import pytest
@@ -26,7 +27,8 @@ def dialects():
 def write(folder, name, **cards):
     folder.mkdir(parents=True, exist_ok=True)
     header = fits.Header({"DATE-OBS": "2024-03-08T22:00:00", "INSTRUME": "cam", "GAIN": 1.5, **cards})
-    fits.PrimaryHDU(np.zeros((8, 10), np.uint16), header).writeto(folder / name)
+    pixels = np.full((8, 10), len(list(folder.iterdir())), np.uint16)  # no two files are alike
+    fits.PrimaryHDU(pixels, header).writeto(folder / name)
 
 
 def night(folder, date="2024-03-08T22:00:00", kinds=("bias", "dark", "flat", "light"), **cards):
@@ -130,3 +132,24 @@ def test_flats_of_all_chips_are_one_mosaic(config, dialects, tmp_path):
     ((name, members),) = plan.mosaics.items()
     assert name.startswith("levels_") and [m.like.chip for m in members] == ["CCD1", "CCD2"]
     assert len(plan.lights) == 2 and len(plan.stacks) == 2
+
+
+def test_a_copy_of_a_frame_is_no_further_exposure(config, dialects, tmp_path):
+    """The first by name stays; frames with equal headers and other pixels are exposures of their own."""
+    raw = tmp_path / "raw"
+    night(raw, kinds=("light",))
+    (raw / "backup").mkdir()
+    shutil.copy(raw / "light3.fits", raw / "backup" / "light3.fits")
+    (raw / "z.fits").symlink_to(raw / "light5.fits")
+    rows = planning.scan(config, dialects, str(tmp_path / "results"))
+    ignored = {row.frame: row.reason for row in rows if row.status == "ignored"}
+    assert ignored == {"light3": "the same bytes as backup/light3.fits", "z": "the same bytes as light5.fits"}
+    assert sum(row.status == "ok" for row in rows) == 8
+
+
+def test_a_file_that_cannot_be_read_is_no_copy(tmp_path):
+    night(tmp_path / "raw", kinds=("light",))
+    files = inventory.find_files([str(tmp_path / "raw")])
+    headers = [inventory.read_headers(file.path) for file in files]
+    (tmp_path / "raw" / "light0.fits").unlink()
+    assert inventory.find_copies(files, headers) == {}

@@ -103,6 +103,9 @@ class Frame:
     def reject(self, reason: str) -> None:
         self.status, self.reason = REJECTED, reason
 
+    def ignore(self, reason: str) -> None:
+        self.status, self.reason = IGNORED, reason
+
     @property
     def trimmed_shape(self) -> str | None:
         """``nx x ny`` of the pixels that see light, as they are left after trimming."""
@@ -302,7 +305,7 @@ def _channels(frame: Frame) -> list[Frame]:
 def waiting(file: inventory.RawFile) -> Frame:
     """The row of a file that may still be written."""
     frame = Frame(frame_id(file.name), file.path)
-    frame.status, frame.reason = IGNORED, "changed a moment ago: left for the next run"
+    frame.ignore("changed a moment ago: left for the next run")
     return frame
 
 
@@ -421,9 +424,9 @@ def _judge(frame: Frame, hdu: dict, dialect: Instrument, excluded: str | None) -
             f"kind of frame unknown (no rule of '{dialect.name}' fits, looked at {cards}): set it in overrides"
         )
     elif frame.kind == "master":
-        frame.status, frame.reason = IGNORED, "a combined master, not a raw frame"
+        frame.ignore("a combined master, not a raw frame")
     elif frame.kind not in KINDS:
-        frame.status, frame.reason = IGNORED, f"kind '{frame.kind}' is not used"
+        frame.ignore(f"kind '{frame.kind}' is not used")
     elif frame.exptime is None and frame.kind != "flat":
         frame.reject(f"no exposure time (looked at {', '.join(dialect.keywords['exptime'])})")
 

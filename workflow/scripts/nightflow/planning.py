@@ -188,6 +188,10 @@ def _described(files: list[RawFile], instruments: dict, understanding: dict, pat
     if frames is None:
         headers = HeaderCache(path.with_name(f"{path.stem}.headers.json")).headers(files)
         frames = frame_table.build(files, headers, instruments, **understanding)
+        copies = inventory.find_copies(files, headers)
+        for frame in frames:
+            if frame.path in copies:
+                frame.ignore(f"the same bytes as {copies[frame.path]}")
         records = frame_table.to_records(frames)
         write_if_changed(path, json.dumps({"options": options, "files": facts, "frames": records}))
     return frames
