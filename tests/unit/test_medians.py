@@ -31,3 +31,15 @@ def test_separable_median(shape, size):
     assert (medians.separable_median(data, size) == expected).all()
     y, x = np.nonzero(data > 0)
     assert (medians.separable_median_at(data, y, x, size) == expected[y, x]).all()
+
+
+@pytest.mark.parametrize("n", [1, 2, 9, 1000, 300_001])
+@pytest.mark.parametrize("kind", ["noise", "ties", "sorted", "half"])
+def test_median_of_many_is_that_of_numpy(n, kind):
+    values = np.random.default_rng(n).normal(size=n).astype(np.float32)
+    values = {"ties": np.round(values), "sorted": np.sort(values), "half": values * (np.arange(n) > n // 2)}.get(
+        kind, values
+    )
+    median = medians.median_of_many(values)
+    assert median == np.median(values) and median.dtype == np.float32
+    assert medians.ranked(values, [n // 3])[0] == np.sort(values)[n // 3]

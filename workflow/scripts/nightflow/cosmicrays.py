@@ -14,7 +14,7 @@ import numpy as np
 
 from nightflow import lacosmic, sky, sources
 from nightflow.labelling import connected_regions
-from nightflow.medians import separable_median, separable_median_at
+from nightflow.medians import median_of_many, separable_median, separable_median_at
 from nightflow.products import UNUSABLE, Image, MaskBit
 
 DEFAULTS = {
@@ -128,7 +128,7 @@ def find_cosmic_rays(image: Image, options: Mapping | None = None):
 
 def _filled(values, unusable):
     """`values` with unusable ones replaced by the median of their surroundings, that of the image at first."""
-    filled = np.where(unusable, np.float32(np.median(values[~unusable])), values)
+    filled = np.where(unusable, median_of_many(values[~unusable]), values)
     filled[unusable] = separable_median_at(filled, *np.nonzero(unusable))
     return filled
 
@@ -205,7 +205,7 @@ def _test_candidates(pixels, sigma, unusable, candidates, options):
     psf = provisional_psf(pixels, sigma, unusable, options)
     smooth = separable_median(pixels)
     # what varies from pixel to pixel in the cores of galaxies counts as noise
-    structure = np.float32(_STRUCTURE) * np.maximum(smooth - np.median(smooth), 0)
+    structure = np.float32(_STRUCTURE) * np.maximum(smooth - median_of_many(smooth), 0)
     place = np.hypot(separable_median(sigma), structure)
     excess = (pixels - smooth) / place
     sharp = (excess > options["sigclip"]) & ~unusable
@@ -215,7 +215,7 @@ def _test_candidates(pixels, sigma, unusable, candidates, options):
         return np.zeros(pixels.shape, dtype=bool)
     rows, columns, nearest = _nearest_peak(pixels, tested, y, x)
     preference = _RAY_PREFERENCE if psf.fwhm >= _UNDERSAMPLED else 0.0
-    is_ray = star_cost(pixels, np.hypot(sigma, structure), place, unusable, y, x, psf) > -preference
+    is_ray = star_cost(pixels, sigma, structure, place, unusable, y, x, psf) > -preference
     is_ray &= _significance(excess[rows, columns], nearest, y.size) > _LEAST_SIGNIFICANCE
     rays, stars = np.zeros(pixels.shape, dtype=bool), np.zeros(pixels.shape, dtype=bool)
     rays[rows, columns], stars[rows, columns] = is_ray[nearest], ~is_ray[nearest]
@@ -331,7 +331,7 @@ def _significance(excess, group, n: int):
     return np.maximum(highest, total / np.sqrt(np.maximum(np.bincount(group[bright], minlength=n), 1)))
 
 
-def star_cost(pixels, sigma, place, unusable, y, x, psf: PointSpread):
+def star_cost(pixels, sigma, structure, place, unusable, y, x, psf: PointSpread):
     """How much worse a star explains the pixels about each peak than a ray does, in units of chi squared.
 
     A star is the PSF at the best of 81 positions with the best flux above the local background; a ray may fill any
@@ -340,8 +340,9 @@ def star_cost(pixels, sigma, place, unusable, y, x, psf: PointSpread):
 
     Parameters
     ----------
-    pixels, sigma, place : ndarray, shape (ny, nx)
-        Science pixels, their standard deviation, and what that is in the surroundings.
+    pixels, sigma, structure, place : ndarray, shape (ny, nx)
+        Science pixels, their standard deviation, what varies besides from pixel to pixel, and both together as they
+        are in the surroundings.
     unusable : ndarray of bool, shape (ny, nx)
     y, x : ndarray of int, shape (n,)
         The peaks.
@@ -353,10 +354,12 @@ def star_cost(pixels, sigma, place, unusable, y, x, psf: PointSpread):
         Positive for a ray.
     """
     ring = max(4, round(1.5 * psf.fwhm))
-    wide = sources.stamps(np.where(unusable, np.float32(np.nan), pixels), x, y, ring, fill=np.nan).astype(np.float64)
+    wide = sources.stamps(pixels, x, y, ring, fill=np.nan).astype(np.float64)
+    wide[sources.stamps(unusable, x, y, ring)] = np.nan
     middle = slice(ring - _STAMP, ring + _STAMP + 1)
     light = wide[:, middle, middle].reshape(y.size, -1)
-    noise, quiet = (sources.stamps(p, x, y, _STAMP).reshape(y.size, -1).astype(np.float64) for p in (sigma, place))
+    noise, varying, quiet = (sources.stamps(p, x, y, _STAMP).reshape(y.size, -1) for p in (sigma, structure, place))
+    noise, quiet = np.hypot(noise, varying).astype(np.float64), quiet.astype(np.float64)
     templates = np.concatenate([_templates(psf), psf.examples])
     level, slope = _surroundings(wide)
     # the star may sit on a slope, of a galaxy or of a brighter neighbour, or not

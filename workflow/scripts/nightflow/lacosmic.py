@@ -13,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
-from nightflow.medians import median_of
+from nightflow.medians import median_of, ranked
 
 DEFAULTS = {"sigclip": 4.5, "sigfrac": 0.3, "objlim": 5.0, "niter": 4, "sepmed": True, "cleantype": "meanmask"}
 CLEANING = ("median", "medmask", "meanmask", "idw")
@@ -207,7 +207,7 @@ class _Search:
         """Medians of the usable pixels and of their variance; of an even number the lower one in the middle."""
         usable = self.usable.reshape(-1, self.stride)[_inside(self.shape)]
         middle = (np.count_nonzero(usable) - 1) // 2
-        return [np.partition(plane[usable], middle)[middle] for plane in self.original]
+        return [ranked(plane[usable], [middle])[0] for plane in self.original]
 
 
 def positive_laplacian(centre, left, right, above, below):

@@ -169,7 +169,7 @@ def near_sources(shape, x, y, radius: float) -> np.ndarray:
         reach = int(np.sqrt(radius**2 - dy**2))
         np.add.at(steps, (rows + dy, columns - reach), 1)
         np.add.at(steps, (rows + dy, columns + reach + 1), -1)
-    return np.cumsum(steps, axis=1)[half : half + ny, half : half + nx]
+    return np.cumsum(steps, axis=1, out=steps)[half : half + ny, half : half + nx]
 
 
 def aperture_correction(image: Image, near, x, y, inner: float, outer: float, fwhm: float) -> tuple[float, float, int]:
@@ -284,16 +284,14 @@ def local_sky(image: Image, lit, x, y, radius: float) -> tuple[np.ndarray, np.nd
     """
     inner, outer = (radius * factor for factor in _ANNULUS)
     half = int(np.ceil(outer + 1))
-    dark = np.where(lit | ((image.mask & SPOILT) != 0) | ~np.isfinite(image.data), np.float32(np.nan), image.data)
     level, error = np.full(len(x), np.nan), np.full(len(x), np.nan)
     for start in range(0, len(x), _CHUNK // 10):
         part = slice(start, start + _CHUNK // 10)
         distance = _distances(x[part], y[part], half)
-        light, noise = (
-            stamps(dark, x[part], y[part], half, fill=np.nan),
-            stamps(image.uncertainty, x[part], y[part], half),
-        )
-        ring = (distance > inner) & (distance < outer) & np.isfinite(light)
+        place = x[part], y[part], half
+        light, noise = stamps(image.data, *place, fill=np.nan), stamps(image.uncertainty, *place)
+        dark = np.isfinite(light) & ~stamps(lit, *place) & ((stamps(image.mask, *place) & SPOILT) == 0)
+        ring = (distance > inner) & (distance < outer) & dark
         for i, (values, sigma, where) in enumerate(zip(light, noise, ring, strict=True), start):
             if where.sum() >= 10:
                 level[i] = _clipped_mean(values[where])

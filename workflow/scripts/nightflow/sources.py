@@ -9,6 +9,7 @@ import numpy as np
 
 from nightflow import sky
 from nightflow.labelling import connected_regions
+from nightflow.medians import median_of_many
 from nightflow.products import UNUSABLE, Image, MaskBit
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def _detect_in_blocks(significance, usable, found, block: int, options):
     mean = np.where(enough, total / np.sqrt(np.maximum(number, 1)), 0)
     # neighbouring pixels of resampled images and residual structure make blocks scatter more than white noise does
     quiet = mean[enough & (np.abs(mean) < 5)]
-    excess = max(1.0, 1.4826 * float(np.median(np.abs(quiet)))) if quiet.size > 50 else 1.0
+    excess = max(1.0, 1.4826 * float(median_of_many(np.abs(quiet)))) if quiet.size > 50 else 1.0
     mean /= excess * _BLOCK_THRESHOLD
     touching = _block_sum(found, block) > 0
     least = -(-int(options["npixels"]) // block**2)
@@ -137,10 +138,12 @@ def _detect_in_blocks(significance, usable, found, block: int, options):
 def _block_sum(image, block: int):
     """Sums of `image` over squares of `block` pixels, the last ones filled up with zeros."""
     ny, nx = image.shape
-    image = image.astype(np.float32)
     if ny % block or nx % block:
         image = np.pad(image, ((0, -ny % block), (0, -nx % block)))
-    rows = sum(image[i::block] for i in range(block))
+    if image.dtype == bool:  # counts of up to 16 are summed faster as bytes
+        rows = sum(image[i::block].view(np.uint8) for i in range(block)).astype(np.float32)
+    else:
+        rows = sum(image[i::block] for i in range(block))
     return sum(rows[:, i::block] for i in range(block))
 
 
@@ -248,8 +251,9 @@ def _find_peaks(pixels, bad, image, sigma, options):
     """Positions (px) of the local maxima of the filtered image, brightest first, one for each saturated star."""
     filtered = _difference_of_gaussians(pixels, sigma)
     filtered /= np.float32(_filter_noise(sigma))
-    limit = np.where(bad, np.inf, options["detection_threshold"] * image.uncertainty)
-    y, x = np.nonzero(filtered > limit)
+    bright = filtered > options["detection_threshold"] * image.uncertainty
+    bright &= ~bad
+    y, x = np.divmod(np.flatnonzero(bright), bright.shape[1])
     highest = local_maxima(filtered, y, x, reach=2)
     y, x, value = y[highest], x[highest], filtered[y, x][highest]
     order = np.lexsort((x, y, -value))[: int(options["max_sources"])]
@@ -273,13 +277,12 @@ def local_maxima(image, y, x, reach: int):
     -------
     highest : ndarray of bool, shape (n,)
     """
-    padded = np.pad(image, reach, constant_values=-np.inf)
-    value = image[y, x]
-    highest = np.ones(y.size, dtype=bool)
-    steps = range(-reach, reach + 1)
+    left, steps = np.arange(y.size), range(-reach, reach + 1)
     for dy, dx in ((dy, dx) for dy in steps for dx in steps if (dy, dx) != (0, 0)):
-        neighbour = padded[y + reach + dy, x + reach + dx]
-        highest &= (value > neighbour) if (dy, dx) < (0, 0) else (value >= neighbour)
+        value, neighbour = image[y[left], x[left]], _values_at(image, y[left] + dy, x[left] + dx, -np.inf)
+        left = left[(value > neighbour) if (dy, dx) < (0, 0) else (value >= neighbour)]
+    highest = np.zeros(y.size, dtype=bool)
+    highest[left] = True
     return highest
 
 
@@ -362,11 +365,19 @@ def _filter_noise(sigma):
 
 def stamps(plane, x, y, half: int, fill=0):
     """Squares of `plane` about the pixels nearest to the positions, shape (n, 2 half + 1, 2 half + 1)."""
-    padded = np.pad(plane, half, constant_values=fill)
-    offset = np.arange(2 * half + 1)
-    rows = np.clip(np.rint(y).astype(int), 0, plane.shape[0] - 1)[:, None, None] + offset[:, None]
-    columns = np.clip(np.rint(x).astype(int), 0, plane.shape[1] - 1)[:, None, None] + offset
-    return padded[rows, columns]
+    rows, columns = (
+        np.clip(np.rint(c).astype(int), 0, n - 1)[:, None] + np.arange(-half, half + 1)
+        for c, n in zip((y, x), plane.shape, strict=True)
+    )
+    return _values_at(plane, rows[:, :, None], columns[:, None, :], fill)
+
+
+def _values_at(plane, rows, columns, fill):
+    """Pixels of `plane` at `rows` and `columns`, and `fill` beyond its edges."""
+    inner_rows, inner_columns = (np.clip(at, 0, n - 1) for at, n in zip((rows, columns), plane.shape, strict=True))
+    values = plane[inner_rows, inner_columns]
+    values[(inner_rows != rows) | (inner_columns != columns)] = fill
+    return values
 
 
 def _offsets(anchor, centre, half: int):

@@ -13,6 +13,7 @@ import numpy as np
 
 from nightflow import sky
 from nightflow.labelling import connected_regions
+from nightflow.medians import median_of_many
 from nightflow.products import UNUSABLE, Image, MaskBit
 
 DEFAULTS = {"find": True, "significance": 6.0, "min_length": 200, "max_trails": 10}
@@ -152,7 +153,7 @@ class _Hough:
         total, squares = self.weight.sum(), (self.weight**3).sum()
         noise = np.sqrt(np.maximum(self.share * squares, squares / self.y.size))
         excess = np.where(self.share > 0, (self.sums - self.share * total) / noise, 0)
-        spread = max(1.0, 1.4826 * float(np.median(np.abs(excess[self.share > 0]))))
+        spread = max(1.0, 1.4826 * float(median_of_many(np.abs(excess[self.share > 0]))))
         i, j = np.unravel_index(np.argmax(excess), excess.shape)
         if excess[i, j] < significance * spread:
             return None
