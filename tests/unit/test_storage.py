@@ -107,10 +107,9 @@ def test_too_little_memory_is_a_sentence(tmp_path):
     assert finished.returncode == 1 and finished.stderr.startswith("nightflow: there is not enough memory")
 
 
-def write(path, shape=(8, 10), **cards):
-    fits.PrimaryHDU(np.ones(shape, np.uint16), fits.Header({"IMAGETYP": "LIGHT", "EXPTIME": 1.0, **cards})).writeto(
-        path
-    )
+def write(path, shape=(8, 10), level=1, **cards):
+    header = fits.Header({"IMAGETYP": "LIGHT", "EXPTIME": 1.0, **cards})
+    fits.PrimaryHDU(np.full(shape, level, np.uint16), header).writeto(path)
 
 
 @pytest.fixture
@@ -150,7 +149,7 @@ def test_a_file_that_changed_a_moment_ago_is_left_for_the_next_run(survey, tmp_p
     now = time.time()
     for name, age in (("a", 3600), ("new", 1), ("ahead", -3600)):
         (tmp_path / "raw" / f"{name}.fits").unlink(missing_ok=True)
-        write(tmp_path / "raw" / f"{name}.fits")
+        write(tmp_path / "raw" / f"{name}.fits", level=age % 7)
         os.utime(tmp_path / "raw" / f"{name}.fits", (now - age, now - age))
     status = {frame.frame: frame.status for frame in survey(settle=20)}
     assert status == {"a": "ok", "ahead": "ok", "new": "ignored"}

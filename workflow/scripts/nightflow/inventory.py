@@ -125,13 +125,13 @@ def _visible(folder: str) -> list[os.DirEntry]:
 
 
 def find_copies(files: list[RawFile], headers: list[dict]) -> dict[str, str]:
-    """Files with the bytes of another one, by path: the name of the first of them.
+    """Files with the bytes of another one, by path: the name of the original, which is the one in the fewest folders.
 
-    A frame that lies in two folders is still one exposure. Only files of one size with equal headers are opened, and
+    A frame that lies in two places is still one exposure. Only files of one size with equal headers are opened, and
     only those that also agree in their middle are read whole.
     """
     said = {file.path: content["hdus"] for file, content in zip(files, headers, strict=True)}
-    groups = [files]
+    groups = [sorted(files, key=lambda file: (file.name.count("/"), file.name, file.path))]
     for key in (lambda file: (file.size, repr(said[file.path])), _middle_of, _digest_of):
         groups = [alike for group in groups for alike in _sharing(group, key)]
     return {file.path: first.name for first, *others in groups for file in others}
