@@ -1,10 +1,11 @@
-"""What planning a survey costs: its first plan, and the one that finds nothing left to do.
+"""What Snakemake costs with a survey: its first plan, its scheduling, and the plan that finds nothing left to do.
 
     python benchmarks/planning.py --lights 10000
 
-Raw frames are 32 x 32 pixels, with a reference catalogue, so that each light has all its steps. For the second plan
-every product is made as an empty file and recorded as done by `snakemake --touch`; nothing is reduced. It prints wall
-and CPU time and peak memory of `snakemake --dry-run`, for what was planned.
+Raw frames are 32 x 32 pixels, with a reference catalogue, so that each light has all its steps. Every product is made
+as an empty file, and `snakemake --touch` schedules each job and records it as done; nothing is reduced. Plans are those
+of `snakemake --dry-run`. It prints the wall and CPU time and the peak memory of each, with the machine's load at its
+end, and fails if what was recorded is not found up to date, or if a changed option or a new light is not noticed.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -29,14 +31,20 @@ LIGHTS_OF_NIGHT = 250
 FILTERS = ("B", "V", "R", "I")
 FIRST_EVENING = datetime(2024, 1, 1, 20)
 
+PROGRAM = "from snakemake.cli import main; main()"
+# `--touch` sleeps a tenth of a second in each job, over an hour for 10,000 lights, to keep the times of products apart.
+# The jobs follow each other in any case, and a product may be as old as what it is made of.
+WITHOUT_SLEEP = f"from snakemake.executors import touch; touch.Executor.SLEEPING_TIME = 0; {PROGRAM}"
+
 
 @dataclass
 class Cost:
-    """What a command took: wall and CPU time in seconds, peak memory in MiB, and what it printed."""
+    """What a command took: wall and CPU time in seconds, peak memory in MiB, load at its end, and what it printed."""
 
     wall: float
     cpu: float
     memory: float
+    load: float
     text: str
 
 
@@ -62,7 +70,7 @@ def _write(path: Path, kind: str, target: str, passband: str | None, exposure: f
     fits.PrimaryHDU(np.full((32, 32), 1000, np.uint16), header).writeto(path)
 
 
-def snakemake(folder: Path, *arguments: str) -> Cost:
+def snakemake(folder: Path, *arguments: str, program: str = PROGRAM) -> Cost:
     """Run the workflow in `folder`, and measure it with all its processes.
 
     Raises
@@ -70,7 +78,7 @@ def snakemake(folder: Path, *arguments: str) -> Cost:
     SystemExit
         With the end of its output if it fails.
     """
-    command = [sys.executable, "-m", "snakemake", "--cores", "2", "-s", str(ROOT / "Snakefile"), *arguments]
+    command = [sys.executable, "-c", program, "--cores", "2", "-s", str(ROOT / "Snakefile"), *arguments]
     command += ["--configfile", "config.yaml", "--workflow-profile", str(ROOT / "profiles" / "default")]
     start = time.perf_counter()
     with tempfile.TemporaryFile("w+") as output:
@@ -81,11 +89,16 @@ def snakemake(folder: Path, *arguments: str) -> Cost:
         text = output.read()
     if status != 0:
         raise SystemExit(f"{' '.join(command)} failed:\n{text[-3000:]}")
-    return Cost(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, text)
+    return Cost(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, os.getloadavg()[0], text)
+
+
+def plan(folder: Path, *arguments: str) -> Cost:
+    """The plan of a run, its jobs counted by rule."""
+    return snakemake(folder, "--dry-run", "--quiet", "rules", *arguments)
 
 
 def make_products(folder: Path) -> None:
-    """Every product as an empty file, and Snakemake's records of it."""
+    """Every product as an empty file."""
     for line in snakemake(folder, "--summary").text.splitlines():
         if line.startswith("results/"):
             path = folder / line.split("\t")[0]
@@ -93,17 +106,57 @@ def make_products(folder: Path) -> None:
             folder_of.mkdir(parents=True, exist_ok=True)
             if path.suffix:
                 path.touch()
-    snakemake(folder, "--touch", "--forceall", "--quiet", "all")
 
 
 def jobs(text: str) -> int:
-    """Number of jobs in a plan."""
-    total = re.search(r"^total +(\d+)$", text, re.MULTILINE)
-    return int(total[1]) if total else 0
+    """Number of jobs in a plan.
+
+    Raises
+    ------
+    ValueError
+        If the text neither counts jobs nor says that there is nothing to be done.
+    """
+    if total := re.search(r"^total +(\d+)$", text, re.MULTILINE):
+        return int(total[1])
+    if "Nothing to be done" in text:
+        return 0
+    raise ValueError(f"no plan in:\n{text[-3000:]}")
+
+
+def plan_of_one_more(folder: Path) -> Cost:
+    """The plan with a light more, which is taken away again."""
+    added = folder / "raw" / "n000" / "light_added.fits"
+    _write(added, "light", "field 0", FILTERS[0], 60.0, FIRST_EVENING + timedelta(minutes=1))
+    try:
+        return plan(folder)
+    finally:
+        added.unlink()
+
+
+def measure(folder: Path) -> Iterator[tuple[str, Cost]]:
+    """Plans of a survey before and after its products are made, each as it is finished.
+
+    Raises
+    ------
+    SystemExit
+        If a plan has jobs where all is done, or none where something changed.
+    """
+    yield "headers read", plan(folder)
+    yield "headers remembered", plan(folder)
+    make_products(folder)
+    yield "scheduled, recorded", snakemake(folder, "--touch", "--forceall", program=WITHOUT_SLEEP)
+    finished = plan(folder)
+    yield "nothing left to do", finished
+    changed = plan(folder, "--config", "sky={sigma: 3.5}")
+    yield "an option changed", changed
+    longer = plan_of_one_more(folder)
+    yield "one light more", longer
+    if jobs(finished.text) or not jobs(changed.text) or not jobs(longer.text):
+        raise SystemExit("what is recorded as done was planned again, or what changed was not")
 
 
 def main() -> None:
-    """Plan the survey that the command line describes, and print what it took."""
+    """Plan the survey that the command line describes, and print what each plan took."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--lights", type=int, default=10000)
     parser.add_argument(
@@ -117,15 +170,10 @@ def main() -> None:
         (folder / "stars.csv").write_text("ra,dec,mag\n132.8,11.8,12.0\n")
         config = {"raw_dir": "raw", "results_dir": "results", "reference_catalogue": {"file": "stars.csv"}}
         (folder / "config.yaml").write_text(yaml.safe_dump(config))
-        print("plan                      jobs   wall s    CPU s   peak MiB")
-        _report("headers read", snakemake(folder, "--dry-run", "--quiet", "rules"))
-        _report("headers remembered", snakemake(folder, "--dry-run", "--quiet", "rules"))
-        make_products(folder)
-        _report("nothing left to do", snakemake(folder, "--dry-run", "--quiet", "rules"))
-
-
-def _report(name: str, cost: Cost) -> None:
-    print(f"{name:22} {jobs(cost.text):7d} {cost.wall:8.1f} {cost.cpu:8.1f} {cost.memory:10.0f}", flush=True)
+        print("plan                      jobs   wall s    CPU s   peak MiB   load")
+        for name, cost in measure(folder):
+            numbers = f"{jobs(cost.text):7d} {cost.wall:8.1f} {cost.cpu:8.1f} {cost.memory:10.0f} {cost.load:6.1f}"
+            print(f"{name:22} {numbers}", flush=True)
 
 
 if __name__ == "__main__":
