@@ -54,7 +54,7 @@ def test_a_dialect_can_be_forced_or_be_ones_own(folder, tmp_path, capsys):
     ("arguments", "status", "words"),
     [
         (["nowhere"], 2, "'nowhere' is neither a folder nor a file"),
-        (["{folder}", "--instrument", "nikon"], 2, "instrument 'nikon' is unknown; known are auto, eso, generic"),
+        (["{folder}", "--instrument", "nikon"], 2, "instrument 'nikon' is unknown; known are auto, andor, cfht"),
         (["{folder}", "--instrument", "gone.yaml"], 2, "instrument file 'gone.yaml' not found"),
         (["{folder}", "--instrument", "{folder}/bad.yaml"], 2, "unknown key 'keyword' (did you mean 'keywords'?)"),
         (["{folder}", "--instrument", "{folder}/broken.yaml"], 2, "is no YAML"),

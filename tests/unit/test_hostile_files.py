@@ -294,7 +294,7 @@ def test_masters_of_filters_with_colliding_names_stay_apart(fuzzer):
     assert sorted(len(master.frames) for master in masters.values()) == [1, 1]
 
 
-def test_a_dark_of_no_time_is_not_scaled(fuzzer):
+def test_a_dark_of_no_time_is_a_bias(fuzzer):
     kinds = [("BIAS", 0.0), ("DARK", 0.0), ("LIGHT", 60.0)]
     files = [inventory.RawFile(f"raw/{i}.fits", f"{i}.fits", 1, 1) for i in range(3)]
     contents = [
@@ -303,4 +303,4 @@ def test_a_dark_of_no_time_is_not_scaled(fuzzer):
     ]
     plan = planning.assemble(frames.build(files, contents, fuzzer.known), fuzzer.config)
     (light,) = plan.lights.values()
-    assert light.dark is None and light.bias is not None and "nothing to scale" in light.reason
+    assert light.dark is None and len(plan.masters[light.bias].frames) == 2

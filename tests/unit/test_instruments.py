@@ -22,7 +22,8 @@ def dialects(root):
         *(("BIAS", "bias"), ("Bias Frame", "bias"), ("zero", "bias"), ("Dark Frame", "dark"), ("DARK", "dark")),
         *(("Flat Field", "flat"), ("skyflat", "flat"), ("FLAT", "flat"), ("Dark Flat", "dark"), ("FLATDARK", "dark")),
         *(("Light Frame", "light"), ("LIGHT", "light"), ("object", "light"), ("science", "light")),
-        *(("focus", "other"), ("Master Dark", "master"), ("nonsense", None)),
+        *(("OFFSET", "bias"), ("dome", "flat"), ("TWILIGHT", "flat"), ("sci", "light")),
+        *(("focus", "other"), ("SNAPSHOT", "other"), ("Master Dark", "master"), ("nonsense", None)),
     ],
 )
 def test_kind_of_a_frame_from_its_type_card(dialects, text, kind):
@@ -39,12 +40,32 @@ def test_kind_of_a_frame_from_its_type_card(dialects, text, kind):
         ({"EXPTIME": 0.0}, "a.fits", "bias"),
         ({"EXPTIME": 9.0, "OBJECT": "M1"}, "a.fits", "light"),
         ({"EXPTIME": 9.0}, "a.fits", None),
+        ({"EXPTIME": 9.0}, "M51/Lights/a.fits", "light"),
+        ({"EXPTIME": 0.01}, "Offset/a.fits", "bias"),
+        ({"EXPTIME": 9.0}, "M51_gain100_offset50.fits", None),
+        *(({"EXPTIME": 9.0, "FRAME": word}, "flat1.fits", "flat") for word in (12, "2011-05-05T20:12:32", "FK5")),
         *(({"EXPTIME": 9.0, "PICTTYPE": n}, "a.fits", k) for n, k in enumerate(("light", "bias", "dark", "flat"), 1)),
         ({"EXPTIME": 9.0, "IMAGETYP": "LIGHT"}, "dark nebula/a.fits", "light"),
     ],
 )
 def test_without_a_type_card_the_path_and_exposure_decide(dialects, cards, path, kind):
     assert instruments.translate(cards, dialects["generic"], path)[0]["kind"] == kind
+
+
+@pytest.mark.parametrize(
+    ("cards", "kind"),
+    [
+        ({"IMAGETYP": "dark", "EXPTIME": 0.0}, "bias"),
+        ({"IMAGETYP": "object", "OBJECT": "bias", "EXPTIME": 0.0}, "bias"),
+        ({"IMAGETYP": "object", "OBJECT": "bias", "EXPTIME": 30.0}, "light"),
+        ({"IMAGETYP": "object", "OBJECT": "Dome flat V", "EXPTIME": 3.0}, "flat"),
+        ({"IMAGETYP": "Light Frame", "OBJECT": "darks", "EXPTIME": 30.0}, "dark"),
+        ({"IMAGETYP": "Light Frame", "OBJECT": "Dark Nebula", "EXPTIME": 30.0}, "light"),
+    ],
+)
+def test_calibration_frames_that_the_camera_calls_something_else(dialects, cards, kind):
+    """A dark without exposure is a bias, and an object called bias or flat is none: not lights of a new target."""
+    assert instruments.translate(cards, dialects["generic"])[0]["kind"] == kind
 
 
 @pytest.mark.parametrize(
@@ -91,6 +112,91 @@ def test_maxim_headers_are_recognised_and_their_gain_card_is_a_setting(dialects)
 
 
 @pytest.mark.parametrize(
+    "cards",
+    [
+        {"FRAME": "Light", "GAIN": 26.0, "INSTRUME": "Some Camera"},
+        {"GAIN": 26.0, "INSTRUME": "QHY CCD QHY268M-1234"},
+        {"GAIN": 26.0, "CREATOR": "ZWO Seestar S50"},
+        {"GAIN": 26.0, "OFFSET": 10, "XPIXSZ": 3.76},
+    ],
+)
+def test_small_gain_settings_are_not_taken_for_electrons(dialects, cards):
+    """QHY's cameras have settings such as 26, which as electron/ADU would be wrong by a factor of a hundred."""
+    values, _ = instruments.translate(cards, instruments.choose(cards, dialects))
+    assert (values["gain"], values["gain_setting"]) == (None, "26.0")
+
+
+_DAY = {"DATE-OBS": "2010-01-01", "EXPTIME": 60.0}
+_HEADERS = {
+    "Gemini": (
+        _DAY | {"INSTRUME": "GMOS-N", "OBSTYPE": "OBJECT", "FILTER1": "r_G0303", "FILTER2": "open2-8"},
+        {"TIME-OBS": "10:00:00.5", "DATASEC": "[1:512,1:2112]", "CCDNAME": "BI13-20-4k-1", "OBSCLASS": "science"},
+        {"dialect": "gemini", "filter": "r_G0303", "trim": (slice(0, 2112), slice(0, 512)), "chip": "BI13-20-4k-1"},
+    ),
+    "Subaru": (
+        _DAY | {"DATA-TYP": "OBJECT", "FILTER01": "W-C-RC", "UT": "10:00:00.5", "DET-ID": 5, "DET-TMP": 173.15},
+        {"BIN-FCT1": 2, "BIN-FCT2": 2},
+        {"dialect": "generic", "filter": "W-C-RC", "chip": "5", "temperature": -100.0, "binning": "2x2"},
+    ),
+    "Las Campanas": (
+        _DAY | {"ORIGIN": "LCO/OCIW", "EXPTYPE": "Object", "FILTER": "B", "EGAIN": 1.05, "ENOISE": 3.4, "OPAMP": 2},
+        {"UT-TIME": "10:00:00.5", "DATASEC": "[1:2048,1:2048]"},
+        {"dialect": "generic", "filter": "B", "gain": 1.05, "read_noise": 3.4, "chip": "2"},
+    ),
+    "CFHT": (
+        _DAY | {"ORIGIN": "CFHT", "OBSTYPE": "OBJECT", "FILTER": "r.MP9601", "UTC-OBS": "10:00:00.5", "GAINA": 1.6},
+        {"GAINB": 1.7, "DSECA": "[33:1056,1:4612]", "DSECB": "[1057:2080,1:4612]", "CHIPID": 3},
+        {"dialect": "cfht", "filter": "r.MP9601", "chip": "3"},
+    ),
+    "Andor Solis": (
+        {"HEAD": "DU934P", "ACQMODE": "Single", "HBIN": 2, "VBIN": 2, "EXPOSURE": 60.0, "TEMP": -70.0, "PREAMP": "4x"},
+        {"FRAME": "2010-01-01T10:00:00.500", "OBJECT": "M 1"},
+        {"dialect": "andor", "temperature": -70.0, "binning": "2x2", "gain_setting": "4x"},
+    ),
+    "Isaac Newton": (
+        _DAY | {"TELESCOP": "INT", "OBSTYPE": "TARGET", "WFFBAND": "r", "UTSTART": "10:00:00.5", "CCDSPEED": "FAST"},
+        {"GAIN": 2.8, "READNOIS": 6.4},
+        {"dialect": "ing", "filter": "r", "gain": 2.8, "read_noise": 6.4, "readout_mode": "FAST"},
+    ),
+    "Calar Alto": (
+        {"IMAGETYP": "science", "EXPTIME": 60.0, "INSFLNAM": "Cous R", "DATE-OBS": "2010-01-01T10:00:00.5"},
+        {"CCDSENS": 2.3, "CCDRON": 5.1, "CCDBINX": 2, "CCDBINY": 2},
+        {"dialect": "generic", "filter": "Cous R", "gain": 2.3, "read_noise": 5.1, "binning": "2x2"},
+    ),
+    "Nordic": (
+        {"IMAGETYP": "OBJECT", "EXPTIME": 60.0, "DATE-OBS": "2010-01-01T10:00:00.5", "ALFLTNM": "Open"},
+        {"FAFLTNM": "Open", "FBFLTNM": "R_Bes 650_130", "DETXBIN": 2, "DETYBIN": 2},
+        {"dialect": "generic", "filter": "R_Bes 650_130", "binning": "2x2"},
+    ),
+}
+
+
+@pytest.mark.parametrize("observatory", _HEADERS)
+def test_headers_of_large_observatories(dialects, observatory):
+    first, second, expected = _HEADERS[observatory]
+    cards = first | second
+    dialect = instruments.choose(cards, dialects)
+    values, _ = instruments.translate(cards, dialect, shape=(5000, 3000))
+    assert values["kind"] == "light" and values["date_obs"].startswith("2010-01-01T10:00:00.5")
+    assert {"dialect": dialect.name, **{name: values[name] for name in expected if name != "dialect"}} == expected
+
+
+@pytest.mark.parametrize(
+    ("overscan", "trim"),
+    [
+        ("[385:400,1:300]", (slice(0, 300), slice(0, 384))),
+        ("[1:16,3:300]", (slice(0, 300), slice(16, 400))),
+        ("[1:400,291:300]", (slice(0, 290), slice(0, 400))),
+        ("[1:400,1:10]", (slice(10, 300), slice(0, 400))),
+        *(("[190:210,1:300]", None), ("[1:16,1:20]", None), ("[1:300,1:300]", None)),
+    ],
+)
+def test_an_overscan_strip_alone_tells_what_sees_light(dialects, overscan, trim):
+    values, _ = instruments.translate({"BIASSEC": overscan}, dialects["generic"], shape=(300, 400))
+    assert values["trim"] == trim
+
+
+@pytest.mark.parametrize(
     ("cards", "gain", "setting"),
     [({"GAIN": 1.5}, 1.5, None), ({"GAIN": 120}, None, "120"), ({"EGAIN": 0.8, "GAIN": 2}, 0.8, "2"), ({}, None, None)],
 )
@@ -130,7 +236,11 @@ def test_right_ascension_text_is_hours_and_a_number_is_degrees(dialects):
         ({"DATE-OBS": "19/02/98", "UT": "00:00:00"}, 50863.0),
         ({"DATE-OBS": "2017-12-20T00:15:12.190-0700"}, 58107.3022244),
         ({"DATE-OBS": "2018-08-23T08:49:30.123456789"}, 58353.3677097),
+        ({"DATE-OBS": "2012/02/19", "UTC": "01:54:56"}, 55976.0798148),
+        ({"DATE-OBS": "2012-02-19", "UT": 1.9155556}, 55976.0798148),
+        ({"DATE-BEG": "2012-02-19T01:54:56"}, 55976.0798148),
         ({"MJD-OBS": 55976.5}, 55976.5),
+        ({"JD": 2455977.0}, 55976.5),
         ({"DATE-OBS": "yesterday"}, None),
         ({"DATE-OBS": "1899-13-45"}, None),
     ],
@@ -238,6 +348,10 @@ def test_eso_kinds_test_several_cards(dialects, cards, kind):
         ({"CREATOR": "ZWO ASIAIR Plus", "IMAGETYP": "Flat"}, "maxim", "flat"),
         ({"CREATOR": "Sequence Generator Pro v3.1", "IMAGETYP": "LIGHT"}, "maxim", "light"),
         ({"CREATOR": "KStars", "FRAME": "Bias"}, "maxim", "bias"),
+        ({"ORIGIN": "LCO/OCIW", "EXPTYPE": "Dflat", "OBJECT": "dome V"}, "generic", "flat"),
+        ({"INSTRUME": "GMOS-S", "OBSTYPE": "OBJECT", "OBJECT": "Twilight"}, "gemini", "flat"),
+        ({"INSTRUME": "GMOS-S", "OBSTYPE": "OBJECT", "OBSCLASS": "acq"}, "gemini", "other"),
+        ({"TELESCOP": "INT", "OBSTYPE": "SKY"}, "ing", "flat"),
         ({"INSTRUME": "EMMI", "ORIGIN": "NOAO-IRAF FITS Image Kernel July 2003"}, "generic", None),
     ],
 )

@@ -58,8 +58,12 @@ from nightflow import (
 from nightflow.matching import NoCalibration
 
 INSTRUMENTS = (
+    "andor",
+    "cfht",
     "eso",
+    "gemini",
     "generic",
+    "ing",
     "lco",
     "maxim",
     "microobservatory",

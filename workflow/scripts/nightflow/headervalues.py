@@ -127,6 +127,14 @@ def _airmass(value, _instrument) -> float | None:
     return number if number is not None and 1 <= number < 40 else None
 
 
+_JULIAN_FROM = 2_400_000.5  # a day number from here on is a Julian Date
+
+
+def _modified_julian(value, _instrument) -> float | None:
+    number = as_number(value)
+    return number - _JULIAN_FROM if number is not None and number >= _JULIAN_FROM else number
+
+
 def _text(value, _instrument) -> str | None:
     return " ".join(str(value).split()) if value is not None else None
 
@@ -167,7 +175,7 @@ CONVERSIONS = {
     "site_latitude": _declination,
     "site_longitude": _longitude,
     "site_height": _number,
-    "mjd_obs": _number,
+    "mjd_obs": _modified_julian,
     "window_x": _number,
     "window_y": _number,
     "trim": _section,
@@ -221,15 +229,24 @@ def as_moment(date, time=None, zone: float = 0) -> datetime | None:
     if old_style:
         day, month, year = old_style.groups()
         text = f"19{year}-{month}-{day}"
+    text = re.sub(r"^(\d{4})/(\d\d)/(\d\d)", r"\1-\2-\3", text)
     if re.fullmatch(r"\d{4}-\d\d-\d\d", text) and time is not None:
-        clock = str(time).strip()
-        text = f"{text}T{'0' if clock[1:2] == ':' else ''}{clock}"
+        text = f"{text}T{_clock(time)}"
     text = re.sub(r"(\.\d{6})\d+", r"\1", text)  # datetime knows no more than microseconds
     try:
         moment = datetime.fromisoformat(text)
         return (moment.replace(tzinfo=UTC) - timedelta(hours=zone)) if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, OverflowError):
         return None
+
+
+def _clock(time) -> str:
+    """A time of day as ``hh:mm:ss``; a number is hours."""
+    hours = as_number(time)
+    if hours is not None and 0 <= hours < 24:
+        return (datetime.min + timedelta(hours=hours)).time().isoformat()
+    text = str(time).strip()
+    return f"0{text}" if text[1:2] == ":" else text
 
 
 def modified_julian_date(moment: datetime) -> float:

@@ -277,9 +277,12 @@ def _amplifiers(cards: dict, instrument: Instrument) -> list[dict] | None:
 
 
 def _set_sections(values: dict, shape: tuple[int, int] | None) -> None:
-    """Trim and overscan sections from the widths of the margins, where there are no sections."""
+    """Trim and overscan sections from the widths of the margins or from each other, where there are none."""
     left, right, bottom, top = (int(values.pop(name, None) or 0) for name in MARGINS)
-    if shape is None or values.get("trim") is not None or left + right + bottom + top == 0:
+    if shape is None or values.get("trim") is not None:
+        return
+    if left + right + bottom + top == 0:
+        values["trim"] = _beside(values.get("overscan"), shape)
         return
     ny, nx = shape
     if left + right >= nx or bottom + top >= ny:
@@ -288,6 +291,18 @@ def _set_sections(values: dict, shape: tuple[int, int] | None) -> None:
     values["trim"] = (rows, slice(left, nx - right))
     if values.get("overscan") is None and (left or right):
         values["overscan"] = (rows, slice(nx - right, nx) if right else slice(0, left))
+
+
+def _beside(overscan: tuple[slice, slice] | None, shape: tuple[int, int]) -> tuple[slice, slice] | None:
+    """What an overscan strip along one side of a frame leaves of it; None if it is no such strip."""
+    for axis in (1, 0) if overscan is not None else ():
+        strip, along, size = overscan[axis], overscan[1 - axis], shape[axis]
+        if 2 * (along.stop - along.start) < shape[1 - axis] or 2 * (strip.stop - strip.start) >= size:
+            continue
+        if strip.stop == size or strip.start == 0:
+            data = slice(0, strip.start) if strip.stop == size else slice(strip.stop, size)
+            return (slice(0, shape[0]), data) if axis == 1 else (data, slice(0, shape[1]))
+    return None
 
 
 def _binning(values: dict) -> str:
