@@ -33,6 +33,7 @@ rule all:
 
 onstart:
     atomic.remove_scratch(RESULTS)
+    compile_library()
     lift_rate_limit()
 
 

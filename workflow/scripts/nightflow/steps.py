@@ -6,6 +6,7 @@ Every script of the workflow runs its ``main`` inside `logged`.
 from __future__ import annotations
 
 import errno
+import gc
 import logging
 import os
 import sys
@@ -67,6 +68,7 @@ def logged(path: str | os.PathLike, inputs: Iterable[str] = ()) -> Iterator[None
     handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.captureWarnings(True)
+    gc.freeze()  # what was imported stays: no search for garbage, the one at the end included, has to look through it
     try:
         with lineage.inputs_of_step(inputs, path):
             yield
