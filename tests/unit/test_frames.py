@@ -111,6 +111,7 @@ def test_airmass_agrees_with_a_full_computation():
     [
         ({"EXPTIME": 5.0}, None, "kind of frame unknown"),
         ({"IMAGETYP": "LIGHT"}, None, "no exposure time"),
+        ({"IMAGETYP": "LIGHT", "EXPTIME": 0.0}, None, "an exposure time of 0 s"),
         (LIGHT, "truncated: 5 of 9 bytes", "truncated"),
     ],
 )

@@ -192,7 +192,7 @@ def test_unknown_gain_takes_the_flats_noise_from_the_flats(camera):
 @pytest.mark.parametrize(
     ("light", "words"),
     [(300, "too faint: 200 ADU above the bias, at least 500"), (92500, r"too bright: 6\d+ ADU, at most 58982"),
-     (200000, "saturated in 100.0% of its pixels, 1.0%")],
+     (97500, r"saturated in 2\d\.\d% of its pixels, 1.0%")],
 )  # fmt: skip
 def test_flats_outside_the_limits_are_left_out_with_a_reason(camera, caplog, light, words):
     camera.response[:] = 1.0
@@ -221,9 +221,13 @@ def test_damaged_frames_are_left_out_and_none_left_is_a_rejection(camera, tmp_pa
     good = [camera.expose() for _ in range(3)]
     cut, other = tmp_path / "cut.fits", tmp_path / "other.fits"
     cut.write_bytes(good[0].read_bytes()[:5000])
-    fits.PrimaryHDU(np.zeros((5, 5), np.int16)).writeto(other)
-    bias = masters.make_bias([*good, cut, other], DETECTOR, {})
+    fits.PrimaryHDU(np.arange(25, dtype=np.int16).reshape(5, 5)).writeto(other)
+    blank, dead = tmp_path / "blank.fits", tmp_path / "dead.fits"
+    fits.PrimaryHDU(np.full((5, 5), np.nan, np.float32)).writeto(blank)
+    fits.PrimaryHDU(np.zeros((5, 5), np.int16)).writeto(dead)
+    bias = masters.make_bias([*good, cut, other, blank, dead], DETECTOR, {})
     assert bias.header["NCOMBINE"] == 3
+    assert "blank.fits holds no numbers" in caplog.text and "all pixels of dead.fits are 0" in caplog.text
     assert "cut.fits is truncated" in caplog.text
     assert "other.fits is not of the shape of frame001.fits" in caplog.text
     with pytest.raises(RejectedFrame, match="no frame can be used: cut.fits is truncated"):

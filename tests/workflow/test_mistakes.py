@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
@@ -62,15 +63,19 @@ def test_bad_data_never_end_a_night(fresh):
 
 
 def test_a_stack_and_a_master_of_nothing_are_rejected_and_no_error(fresh):
-    """Lights and flats are all saturated: the report says so."""
-    for path in [*fresh.raw.glob("M67*"), *fresh.raw.glob("flat*")]:
-        edit(path, fresh.folder / "new.fits", lambda data: np.full_like(data, 65535))
-        shutil.move(fresh.folder / "new.fits", path)
+    """Lights are saturated and darks are zero: the report says so, and the flats go on without their dark."""
+    for pattern, value in (("M67*", 65535), ("dark*", 0)):
+        for path in fresh.raw.glob(pattern):
+            edit(path, fresh.folder / "new.fits", partial(np.full_like, fill_value=value))
+            shutil.move(fresh.folder / "new.fits", path)
     fresh.run(calibration={"missing": "warn"})
-    (flat,) = fresh.results.glob("masters/flat_*.fits")
-    for path in (flat, fresh.results / "stacks" / "M67" / "V.fits"):
+    (dark,), (flat,) = fresh.results.glob("masters/dark_*.fits"), fresh.results.glob("masters/flat_*.fits")
+    for path in (dark, fresh.results / "stacks" / "M67" / "V.fits"):
         assert fits.getheader(path)["NFSTAT"] == "REJECTED"
-    assert "no flat field can be used" in (fresh.results / "report" / "index.html").read_text()
+    cards = fits.getheader(flat)
+    assert (cards.get("NFSTAT"), cards["CALBIAS"], cards["CALDARK"]) == (None, "applied", "none")
+    page = (fresh.results / "report" / "index.html").read_text()
+    assert "no frame can be used: all pixels of dark" in page
 
 
 def sentence(finished):

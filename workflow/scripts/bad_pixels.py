@@ -2,13 +2,14 @@
 
 import numpy as np
 
-from nightflow import masters, products, steps
+from nightflow import lights, masters, products, steps
 
 
-def main(dark, flat, output, options, configuration):
+def main(paths, output, options, missing, configuration):
     try:
-        dark = products.read_image(dark) if dark else None
-        flat = products.read_image(flat) if flat else None
+        dark, flat = lights.read_masters(paths, missing).values()
+        if dark is None and flat is None:
+            raise products.RejectedFrame("neither dark nor flat can be used")
         mask = masters.find_bad_pixels(dark, flat, options)
         header = (flat or dark).header.copy()
         header["IMAGETYP"], header["BUNIT"] = "BADPIXEL", ""
@@ -23,9 +24,9 @@ def main(dark, flat, output, options, configuration):
 if "snakemake" in globals():
     with steps.logged(snakemake.log[0], snakemake.input):
         main(
-            snakemake.input.get("dark"),
-            snakemake.input.get("flat"),
+            {kind: snakemake.input.get(kind) for kind in ("dark", "flat")},
             snakemake.output[0],
             snakemake.params.options,
+            snakemake.config["calibration"]["missing"],
             snakemake.params.configuration,
         )

@@ -3,12 +3,11 @@
 from nightflow import characterisation, lights, masters, products, steps
 
 
-def main(frames, hdu, exptimes, paths, corners, measured, levels, output, detector, options, configuration):
+def main(frames, hdu, exptimes, paths, corners, measured, levels, output, detector, options, missing, configuration):
     if measured:
         detector = characterisation.with_measurements(detector, characterisation.read_table(measured))
     try:
-        used = {kind: products.read_image(path) if path else None for kind, path in paths.items()}
-        used = masters.cut_outs(used, corners, lights.shape_of(frames[0], hdu[0]))
+        used = masters.cut_outs(lights.read_masters(paths, missing), corners, lights.shape_of(frames[0], hdu[0]))
         common = masters.common_levels(levels, frames) if levels else {}
         image = masters.make_flat(
             frames, used["bias"], used["dark"], detector, options, hdu=hdu, exptimes=exptimes, **common
@@ -32,5 +31,6 @@ if "snakemake" in globals():
             snakemake.output[0],
             snakemake.params.detector,
             snakemake.params.options,
+            snakemake.config["calibration"]["missing"],
             snakemake.params.configuration,
         )

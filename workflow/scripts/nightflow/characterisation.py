@@ -20,7 +20,7 @@ from nightflow.atomic import write_if_changed
 from nightflow.detector import Amplifier, SignalRows, find_saturation
 from nightflow.photontransfer import measure_gain, measure_read_noise, sample
 from nightflow.products import RejectedFrame
-from nightflow.rawfiles import JoinedRawFile, RawFile, open_raw
+from nightflow.rawfiles import JoinedRawFile, RawFile, open_sound
 
 log = logging.getLogger(__name__)
 
@@ -104,8 +104,7 @@ def _opened(frames: Sequence[tuple]) -> list[RawFile | JoinedRawFile]:
     opened = []
     for path, hdu in frames:
         try:
-            raw = open_raw(path, hdu)
-            raw.rows(raw.shape[0] - 1, raw.shape[0])
+            raw = open_sound(path, hdu)
             if not opened or raw.shape == opened[0].shape:
                 opened.append(raw)
         except RejectedFrame as verdict:

@@ -429,6 +429,8 @@ def _judge(frame: Frame, hdu: dict, dialect: Instrument, excluded: str | None) -
         frame.ignore(f"kind '{frame.kind}' is not used")
     elif frame.exptime is None and frame.kind != "flat":
         frame.reject(f"no exposure time (looked at {', '.join(dialect.keywords['exptime'])})")
+    elif frame.exptime == 0 and frame.kind == "light":
+        frame.reject("an exposure time of 0 s, which fluxes cannot be divided by: set it in overrides")
 
 
 def _judge_names(frames: list[Frame]) -> None:

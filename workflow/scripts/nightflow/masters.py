@@ -24,7 +24,7 @@ from nightflow.combine import Combined, NoiseModel, Rejection, combine
 from nightflow.detector import SignalRows
 from nightflow.photontransfer import measure_gain, measure_read_noise, sample
 from nightflow.products import Image, MaskBit, RejectedFrame, clean_header, read_image
-from nightflow.rawfiles import JoinedRawFile, RawFile, open_raw
+from nightflow.rawfiles import JoinedRawFile, RawFile, open_raw, open_sound
 
 __all__ = ["find_bad_pixels", "make_bias", "make_dark", "make_flat"]
 
@@ -358,8 +358,7 @@ def _open_frames(paths, detector, options, hdu, exptimes=None, levels=None) -> l
 
 
 def _open_frame(path, detector, options, hdu, exptime, level) -> _Frame:
-    raw = open_raw(path, hdu)
-    raw.rows(raw.shape[0] - 1, raw.shape[0])  # a damaged compressed file shows only when it is read
+    raw = open_sound(path, hdu)
     exptime = raw.header.get("EXPTIME", raw.header.get("EXPOSURE")) if exptime is None else exptime
     return _Frame(raw.path.name, raw, SignalRows(raw, detector, options), exptime, level)
 

@@ -15,6 +15,7 @@ import numpy as np
 from astropy.io import fits
 
 from nightflow.inventory import MOST_GAIN, MOST_PIXELS
+from nightflow.photontransfer import sample
 from nightflow.products import RejectedFrame
 
 
@@ -234,6 +235,25 @@ def open_raw(path: str | os.PathLike, hdu: int | str | None = None) -> RawFile |
     if isinstance(hdu, str) and re.fullmatch(r"\d+(\+\d+)+", hdu):
         return JoinedRawFile([RawFile(path, int(number)) for number in hdu.split("+")])
     return RawFile(path, hdu)
+
+
+def open_sound(path: str | os.PathLike, hdu: int | str | None = None) -> RawFile | JoinedRawFile:
+    """A raw calibration frame whose pixels can be read and show something.
+
+    Raises
+    ------
+    RejectedFrame
+        As `RawFile`; if a compressed file is damaged, which shows only when it is read; if its pixels hold no numbers,
+        or all the same one.
+    """
+    raw = open_raw(path, hdu)
+    pixels = sample(raw)
+    pixels = pixels[np.isfinite(pixels)]
+    if not pixels.size:
+        raise RejectedFrame(f"{raw.path.name} holds no numbers", raw.header)
+    if pixels.min() == pixels.max():
+        raise RejectedFrame(f"all pixels of {raw.path.name} are {pixels[0]:g}: it shows nothing", raw.header)
+    return raw
 
 
 def read_raw(path: str | os.PathLike, hdu: int | str | None = None) -> np.ndarray:
