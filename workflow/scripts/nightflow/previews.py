@@ -6,6 +6,7 @@ import base64
 import io
 import os
 from collections.abc import Sequence
+from functools import reduce
 
 import numpy as np
 
@@ -108,29 +109,36 @@ def marked(grey: np.ndarray, mask: np.ndarray) -> np.ndarray:
     -------
     ndarray of uint8, shape (ny, nx, 3)
     """
-    picture = np.repeat(grey[..., None], 3, axis=2).astype(np.float32)
+    picture = np.repeat(grey[..., None], 3, axis=2)
+    at = mask != 0
+    planes, colours = mask[at], picture[at].astype(np.float32)
     for bits, colour, strength in _MARKS:
-        where = (mask & bits) != 0
-        picture[where] += strength * (np.asarray(colour, np.float32) - picture[where])
-    return picture.astype(np.uint8)
+        where = (planes & bits) != 0
+        colours[where] += strength * (np.asarray(colour, np.float32) - colours[where])
+    picture[at] = colours
+    return picture
 
 
 def shrink(data: np.ndarray, longest: int = LONGEST) -> np.ndarray:
     """`data` averaged over square blocks so that no side is longer than `longest` pixels."""
     factor = -(-max(data.shape) // longest)
-    return data if factor <= 1 else _blocks(data, factor).mean(axis=(1, 3))
+    if factor <= 1:
+        return data
+    return _over_blocks(np.add, data, factor) / (min(factor, data.shape[0]) * min(factor, data.shape[1]))
 
 
 def shrink_mask(mask: np.ndarray, longest: int = LONGEST) -> np.ndarray:
     """Mask planes of the blocks of `shrink`: a bit that any pixel of a block has."""
     factor = -(-max(mask.shape) // longest)
-    return mask if factor <= 1 else np.bitwise_or.reduce(_blocks(mask, factor), axis=(1, 3))
+    return mask if factor <= 1 else _over_blocks(np.bitwise_or, mask, factor)
 
 
-def _blocks(data: np.ndarray, factor: int) -> np.ndarray:
-    ny, nx = (max(1, n // factor) for n in data.shape)
-    by, bx = (min(factor, n) for n in data.shape)
-    return data[: ny * by, : nx * bx].reshape(ny, by, nx, bx)
+def _over_blocks(combine: np.ufunc, data: np.ndarray, factor: int) -> np.ndarray:
+    """The pixels of each square block combined; what is left at the ends is not looked at."""
+    for size in (min(factor, n) for n in data.shape):
+        whole = data[: len(data) // size * size]
+        data = reduce(combine, (whole[i::size] for i in range(size))).T
+    return data
 
 
 def write_png(path: str | os.PathLike, data: np.ndarray) -> None:
