@@ -175,6 +175,16 @@ def test_gradient_is_followed_to_the_corners(shape, estimator):
     assert np.abs(model / truth - 1).max() < 0.002
 
 
+@pytest.mark.parametrize("share", [0.1, 0.4])
+def test_twilight_on_a_small_frame_is_no_source(share):
+    """With fewer than three meshes along an axis the bright side of the gradient would be masked and left in."""
+    truth = gradient((300, 400), 1800, share)
+    data = np.random.default_rng(7).normal(truth, 43).astype(np.float32)
+    found = sources.source_mask(data)
+    model, _ = sky.sky_model(data, found)
+    assert found.mean() < 0.01 and np.abs(model - truth).mean() < 5
+
+
 def test_meshes_without_sky_are_filled_along_the_gradient():
     truth = gradient((1024, 1024), 1000, 0.2)
     data = (truth + np.random.default_rng(3).normal(0, 20, truth.shape)).astype(np.float32)

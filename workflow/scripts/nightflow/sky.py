@@ -17,6 +17,7 @@ DEFAULTS = {
     "filter_size": 3,
     "max_masked": 0.8,
 }
+_SMALLEST_BOX = 32  # px, of a small frame: enough pixels for a level
 _AT_A_TIME = 2**18  # pixels sorted together, so that their running sums stay small
 
 
@@ -311,8 +312,11 @@ def _estimate(estimator: str, mean, median, stddev):
 
 
 def _box_size(n: int, mesh: int) -> int:
-    """Size near `mesh` of which the boxes along an axis of `n` pixels are all nearly full."""
-    return -(-n // max(round(n / mesh), 1))
+    """Size near `mesh` of which the boxes along an axis of `n` pixels are all nearly full.
+
+    A small frame has three boxes along an axis all the same: with fewer its sky could have no gradient.
+    """
+    return -(-n // max(round(n / mesh), min(3, n // _SMALLEST_BOX), 1))
 
 
 def _box_centres(n: int, size: int):
@@ -324,14 +328,14 @@ def _fit_surface(levels, centres, degree: int):
     """Coefficients of a polynomial surface through the meshes, outliers (mostly sources) left out.
 
     Filling, filtering and extending the mesh act on what is left after this surface, so that a gradient of the sky
-    passes through them unchanged.
+    passes through them unchanged. Where the meshes are too few for `degree`, it is a plane, else a constant.
     """
     terms = _surface_terms(*centres, degree).reshape(levels.size, -1)
     values, keep = levels.ravel(), np.isfinite(levels.ravel())
     surface = np.zeros(terms.shape[1])
     surface[0] = np.median(values[keep])
     if np.count_nonzero(keep) < 3 * surface.size:
-        return surface
+        return surface if degree == 1 else _fit_surface(levels, centres, 1)
     for _ in range(10):
         surface = np.linalg.lstsq(terms[keep], values[keep], rcond=None)[0]
         excess = values - terms @ surface
