@@ -64,7 +64,7 @@ def frames(tmp_path_factory):
         mask[5 + 20 * k, 7] = MaskBit.BAD
         data[5 + 20 * k, 7] = 1e5
         mask[data > 4e4] |= np.uint16(MaskBit.SATURATED)
-        header = fits.Header({"BUNIT": "electron", "EXPTIME": 60.0, "SKYSTD": SIGMA, "FWHM": 4.0 / scale})
+        header = fits.Header({"BUNIT": "electron", "EXPTIME": 60.0, "SKYNOISE": SIGMA, "FWHM": 4.0 / scale})
         header["DATE-OBS"] = f"2024-03-01T22:0{k}:00"
         path = folder / f"f{k}.fits"
         products.write_image(path, Image(data.astype(np.float32), mask, uncertainty.astype(np.float32), header))

@@ -95,7 +95,7 @@ def test_errors_on_a_stack_match_scatter(options, tmp_path):
         pattern, inputs = rng.normal(0, master, (200, 220)).astype(np.float32), []
         for k, (dx, dy) in enumerate(rng.uniform(-3, 3, (6, 2))):
             frame = render(x - dx, y - dy, 50 * rate, exptime=50.0, seed=100 * seed + k, fwhm=3.0, calnoise=master)
-            frame.header["SKYSTD"] = np.hypot(10.0, master)
+            frame.header["SKYNOISE"] = np.hypot(10.0, master)
             frame.data += pattern
             frame.uncertainty[:] = np.hypot(frame.uncertainty, np.float32(master))
             products.write_image(tmp_path / f"{k}.fits", frame)

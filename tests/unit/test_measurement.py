@@ -36,6 +36,13 @@ def test_sky_is_gone_and_its_numbers_are_kept(masked, method):
     assert subtracted.header["SKYMED"] == row["median"] and subtracted.header["SKYMETH"] == f"{method} median"
 
 
+def test_noise_is_what_the_subtraction_leaves(masked):
+    """A gradient widens the sky's distribution, but no star is measured the worse for it."""
+    masked.data[:] += np.linspace(-100, 100, 256, dtype=np.float32)
+    subtracted, row = measurement.subtract_sky(masked, OPTIONS)
+    assert row["stddev"] > 55 and subtracted.header["SKYNOISE"] == pytest.approx(20, rel=0.03)
+
+
 def test_the_source_bit_does_not_leave_the_masked_frame(masked):
     subtracted, _ = measurement.subtract_sky(masked, OPTIONS)
     assert not (subtracted.mask & MaskBit.SOURCE).any() and subtracted.mask[10, 10] == MaskBit.COSMIC_RAY

@@ -36,7 +36,7 @@ def group(n=10, seed=0, **columns):
 
 
 def test_measures_come_from_the_header():
-    header = {"FWHM": 3.1, "ELLIPT": 0.12, "SKYMED": 250.0, "SKYSTD": 16.0, "EXPTIME": 200}
+    header = {"FWHM": 3.1, "ELLIPT": 0.12, "SKYMED": 250.0, "SKYNOISE": 16.0, "EXPTIME": 200}
     made = quality.measures("a", header, 40)
     assert made["fwhm"] == 3.1 and made["n_stars"] == 40 and made["exptime"] == 200
     assert made["reason"] == ""

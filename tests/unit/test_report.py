@@ -92,17 +92,17 @@ def test_stacks_and_masters_are_described(tmp_path, frames):
 
 def group_of(n=7, **columns):
     table = {"frame": [f"f{i}" for i in range(n)], "target": "M51", "filter": "V", "exptime": 60.0, "status": "ok"}
-    table |= {"used": True, "fwhm": 3.0, "stddev": 20.0, "flux_scale": 1.0, "ellipticity": 0.05}
+    table |= {"used": True, "fwhm": 3.0, "sky_std": 20.0, "flux_scale": 1.0, "ellipticity": 0.05}
     return pd.DataFrame(table | columns)
 
 
 @pytest.mark.parametrize(
     "column, factor, words",
-    [("fwhm", 1.5, "seeing 4.5 px, median 3 px"), ("stddev", 2.0, "noise of the sky 40, median 20")]
+    [("fwhm", 1.5, "seeing 4.5 px, median 3 px"), ("sky_std", 2.0, "noise of the sky 40, median 20")]
     + [("flux_scale", 2.0, "transparency 50 % of the median")],
 )
 def test_the_loss_of_depth_is_that_of_the_signal_to_noise_ratio(column, factor, words):
-    """S/N goes as transparency / (stddev x FWHM): a factor x costs 2.5 log10 x magnitudes."""
+    """S/N goes as transparency / (sky_std x FWHM): a factor x costs 2.5 log10 x magnitudes."""
     table = group_of()
     table.loc[2, column] *= factor
     losses = weakness.depth_losses(table)
@@ -112,8 +112,8 @@ def test_the_loss_of_depth_is_that_of_the_signal_to_noise_ratio(column, factor, 
 
 def test_losses_of_depth_add_up_and_what_is_unknown_stays_unknown():
     table = group_of()
-    table.loc[1, ["fwhm", "stddev"]] = [6.0, 40.0]
-    table.loc[3, ["fwhm", "stddev", "flux_scale", "ellipticity"]] = np.nan
+    table.loc[1, ["fwhm", "sky_std"]] = [6.0, 40.0]
+    table.loc[3, ["fwhm", "sky_std", "flux_scale", "ellipticity"]] = np.nan
     table.loc[4, "ellipticity"] = 0.4
     losses = weakness.depth_losses(table)
     assert losses["depth_loss"][1] == pytest.approx(2.5 * np.log10(4)) and np.isnan(losses["depth_loss"][3])
@@ -121,7 +121,7 @@ def test_losses_of_depth_add_up_and_what_is_unknown_stays_unknown():
 
 
 def test_other_exposures_and_filters_are_no_weakness():
-    table = group_of(8, exptime=[10.0] * 4 + [60.0] * 4, stddev=[8.0] * 4 + [20.0] * 4)
+    table = group_of(8, exptime=[10.0] * 4 + [60.0] * 4, sky_std=[8.0] * 4 + [20.0] * 4)
     assert (weakness.depth_losses(table)["weakness"] == "").all()
 
 

@@ -29,7 +29,7 @@ def sky():
     sky.sources["flux_err"] = np.sqrt(flux + 500)
     sky.sources["flux"] = flux + sky.sources["flux_err"] * rng.standard_normal(len(flux))
     sky.catalogue = replace(sky.catalogue, error=np.full(len(sky.catalogue), 0.01))
-    sky.header.update({"EXPTIME": 60.0, "SKYMED": 400.0, "SKYSTD": 20.0, "BUNIT": "electron", "APRADIUS": 4.0})
+    sky.header.update({"EXPTIME": 60.0, "SKYMED": 400.0, "SKYNOISE": 20.0, "BUNIT": "electron", "APRADIUS": 4.0})
     sky.row |= {"frame": "a", "target": "T", "filter": "V", "date_obs": "2024-01-01", "airmass": 1.2}
     return sky
 

@@ -37,7 +37,7 @@ SKY_SIGMA = 10.0
 def header(**cards):
     made = fits.Header()
     made.update({"BUNIT": "electron", "EXPTIME": 60.0, "GAIN": 1.0, "RDNOISE": 5.0, "SATURATE": 60000.0})
-    made.update({"DATE-OBS": "2024-03-01T22:00:00", "SKYSTD": SKY_SIGMA} | cards)
+    made.update({"DATE-OBS": "2024-03-01T22:00:00", "SKYNOISE": SKY_SIGMA} | cards)
     return made
 
 

@@ -31,7 +31,7 @@ def subtract_sky(masked: Image, options: dict) -> tuple[Image, dict]:
     Returns
     -------
     subtracted : Image
-        Without the ``SOURCE`` bit; the sky's statistics are in its header.
+        Without the ``SOURCE`` bit; the sky's statistics and the noise that is left are in its header.
     row : dict
         ``mean median mode stddev npix masked_fraction mesh_rms``, in the unit of the pixels.
 
@@ -51,6 +51,8 @@ def subtract_sky(masked: Image, options: dict) -> tuple[Image, dict]:
     for card, name in (("SKYMEAN", "mean"), ("SKYMED", "median"), ("SKYMODE", "mode"), ("SKYSTD", "stddev")):
         header[card] = (getattr(statistics, name), f"[{unit}] sky {name}")
     header["SKYMETH"] = (f"{options['method']} {options['estimator']}", "what was subtracted")
+    left = sky.sky_statistics(data[::2, ::2], masked.mask[::2, ::2])  # a gradient of the sky is no noise
+    header["SKYNOISE"] = (left.stddev if left.npix else statistics.stddev, f"[{unit}] noise of a sky pixel")
     return Image(data, mask, masked.uncertainty, header), {**dataclasses.asdict(statistics), "mesh_rms": mesh_rms}
 
 

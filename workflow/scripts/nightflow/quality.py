@@ -42,13 +42,13 @@ def measures(frame: str, header: Mapping, n_stars: int, zero_point: float = np.n
     frame : str
         Frame id.
     header : mapping
-        FWHM (pixels), ELLIPT, SKYMED and SKYSTD (electron), EXPTIME (s); those missing become NaN.
+        FWHM (pixels), ELLIPT, SKYMED and SKYNOISE (electron), EXPTIME (s); those missing become NaN.
     n_stars : int
         Number of sources.
     zero_point : float
         Magnitude of 1 electron/s, NaN where unknown.
     """
-    cards = {"fwhm": "FWHM", "ellipticity": "ELLIPT", "sky": "SKYMED", "sky_std": "SKYSTD", "exptime": "EXPTIME"}
+    cards = {"fwhm": "FWHM", "ellipticity": "ELLIPT", "sky": "SKYMED", "sky_std": "SKYNOISE", "exptime": "EXPTIME"}
     row = {name: _number(header.get(card)) for name, card in cards.items()}
     return {"frame": frame, "reason": "", "n_stars": int(n_stars), "zero_point": float(zero_point), **row}
 

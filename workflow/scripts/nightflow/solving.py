@@ -197,7 +197,7 @@ def _row_of(header: fits.Header, row: Mapping, solution: Solution, zero_point: Z
 
 def _depth(header: fits.Header, zero_point: ZeroPoint | None, scale: float | None) -> dict:
     """Brightness of the sky and of the faintest stars as fluxes and, with a zero point, as magnitudes, in cards too."""
-    exptime, sky, noise = (header.get(card) for card in ("EXPTIME", "SKYMED", "SKYSTD"))
+    exptime, sky, noise = (header.get(card) for card in ("EXPTIME", "SKYMED", "SKYNOISE"))
     if not exptime or sky is None or noise is None:
         return {}
     aperture = header.get("APRADIUS", np.nan), header.get("APCOR", 1.0)

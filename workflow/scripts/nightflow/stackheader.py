@@ -12,7 +12,7 @@ from nightflow.products import Image, clean_header
 
 # Cards that were measured on one frame and say nothing about the stack.
 _FRAME_CARDS = ("CALNOISE", "CRNUM", "DARKSCAL", "ELLIPT", "FWHM", "NSOURCES", "NSTARS", "MAGLIM", "SKYMAG")
-_FRAME_CARDS += ("SKYMEAN", "SKYMED", "SKYMODE", "SKYSTD", "SKYMETH")
+_FRAME_CARDS += ("SKYMEAN", "SKYMED", "SKYMODE", "SKYSTD", "SKYMETH", "SKYNOISE")
 
 
 def stack_header(frames: Sequence, reference: fits.Header, options: Mapping, combination) -> fits.Header:

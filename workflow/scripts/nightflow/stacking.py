@@ -90,7 +90,7 @@ def stack(
     weighted, sum(w v) / sum(w), and so are ``auto_adaptive`` and ``entropy``; ``median``, ``min`` and ``max`` are not.
     ``sum`` adds electrons. Before that the skies of the frames are matched (`skymatching.match_skies`) and outliers
     rejected (`rejection.make_rejector`).
-    Headers of the frames are asked for EXPTIME and the times, FWHM (how much star cores may differ), SKYMED, SKYSTD
+    Headers of the frames are asked for EXPTIME and the times, FWHM (how much star cores may differ), SKYMED, SKYNOISE
     and CALNOISE (standard deviations of a sky pixel, in all and of the masters' part alone: that part is common to
     frames with the same CALBIAS, CALDARK and CALFLAT and averages down only by dithers).
     """
@@ -264,7 +264,7 @@ class _Combination:
     def _noise(self, scales: np.ndarray) -> noisecorrelation.StackNoise:
         """Correlated noise, from the sky's and the masters' noise in the headers, on the mean's scale."""
         grids = [frame.grid for frame in self.frames]
-        sky = np.array([frame.card("SKYSTD", np.nan) for frame in self.frames])
+        sky = np.array([frame.card("SKYNOISE", np.nan) for frame in self.frames])
         masters = np.array([frame.card("CALNOISE", 0.0) for frame in self.frames])
         if not np.isfinite(sky).all():
             sky, masters = np.ones_like(sky), np.zeros_like(masters)
@@ -405,7 +405,7 @@ def _star_peaks(frames: Sequence[Frame]) -> tuple[np.ndarray, np.ndarray]:
 
 def _sky_noise(frames: Sequence[Frame]) -> np.ndarray:
     """Standard deviation of a sky pixel of each frame; 1 where it is unknown."""
-    noise = np.array([frame.card("SKYSTD", 1.0) for frame in frames], np.float32)
+    noise = np.array([frame.card("SKYNOISE", 1.0) for frame in frames], np.float32)
     return np.where(np.isfinite(noise) & (noise > 0), noise, np.float32(1))
 
 

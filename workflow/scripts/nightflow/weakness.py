@@ -1,8 +1,8 @@
 """How much less deep a light is than the others of its kind, and what makes it so.
 
 A star of given magnitude has the signal S = transparency x exposure and, where the sky dominates, the noise
-N = stddev of the sky x FWHM (the square root of the pixels under it). The magnitude at which S / N reaches a limit thus
-changes by 2.5 log10 of each of these factors (King 1983, PASP 95, 163), and the changes add up.
+N = noise of a sky pixel x FWHM (the square root of the pixels under it). The magnitude at which S / N reaches a limit
+thus changes by 2.5 log10 of each of these factors (King 1983, PASP 95, 163), and the changes add up.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _ELONGATED = 0.1  # ellipticity above the group's median
 # measure of the quality table -> words, unit, and whether more of it makes a frame deeper
 _FACTORS = {
     "fwhm": ("seeing", " px"),
-    "stddev": ("noise of the sky", ""),
+    "sky_std": ("noise of the sky", ""),
     "flux_scale": ("transparency", ""),
 }
 
@@ -27,7 +27,7 @@ def depth_losses(quality: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     quality : DataFrame
-        With ``target``, ``filter``, and where they are known ``exptime``, ``fwhm`` (px), ``stddev`` (of the sky) and
+        With ``target``, ``filter``, and where they are known ``exptime``, ``fwhm`` (px), ``sky_std`` (of a pixel) and
         ``flux_scale`` (by which a frame's fluxes are multiplied to be on the reference's scale).
 
     Returns
@@ -43,7 +43,7 @@ def depth_losses(quality: pd.DataFrame) -> pd.DataFrame:
     groups = [table[name].astype(str) for name in keys]
     medians = numbers.groupby(groups, dropna=False).transform("median")
     losses = 2.5 * np.log10(numbers[list(_FACTORS)] / medians[list(_FACTORS)])
-    total = losses[["fwhm", "stddev"]].sum(axis=1, min_count=2) + losses["flux_scale"].fillna(0)
+    total = losses[["fwhm", "sky_std"]].sum(axis=1, min_count=2) + losses["flux_scale"].fillna(0)
     rows = zip(losses.to_dict("records"), numbers.to_dict("records"), medians.to_dict("records"), total, strict=True)
     sentences = [_sentence(*row) for row in rows]
     return pd.DataFrame({"depth_loss": total, "weakness": sentences}, index=quality.index)
