@@ -14,18 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from astropy.io import fits
 
-from nightflow import (
-    crosscorrelation,
-    fluxscales,
-    motion,
-    products,
-    quality,
-    registration,
-    resampling,
-    sharedstars,
-    skygrid,
-    tying,
-)
+from nightflow import crosscorrelation, fluxscales, motion, products, quality, registration, sharedstars, skygrid, tying
 from nightflow.products import RejectedFrame
 from nightflow.registration import Transform
 from nightflow.steps import UserError
@@ -149,6 +138,8 @@ def transform_of(row, engine: str, grid: fits.Header, head, shape: tuple[int, in
     """
     if engine not in SKY_ENGINES:
         return quality.matrix_of(row)
+    from nightflow import resampling  # with numba, which frames that are aligned by their stars do not need
+
     solution = skygrid.read_solution(head, shape)
     to_grid = skygrid.transform(solution, skygrid.read_grid(grid))
     correction = quality.matrix_of(row) @ np.linalg.inv(resampling.linear_part(to_grid, solution.shape))
@@ -219,6 +210,8 @@ def _cd_matrix_of(frame: Frame) -> np.ndarray | None:
 
 def by_sky(frames: Mapping[str, Frame], reference: str, table, options: Mapping) -> Alignment:
     """Engines ``wcs`` and ``swarp``: plate solutions, tied to each other, on a grid on the sky."""
+    from nightflow import resampling
+
     names = sorted(frames)
     solutions = {name: frames[name].solution() for name in names}
     grid = skygrid.choose(solutions, options["grid"])

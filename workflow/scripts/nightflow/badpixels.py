@@ -155,7 +155,8 @@ def local_median(image: np.ndarray, width: int) -> np.ndarray:
     width : int
         Odd number of pixels.
     """
-    filled = np.where(np.isfinite(image), image, np.float32(np.nanmedian(image)))
+    finite = np.isfinite(image)
+    filled = image if finite.all() else np.where(finite, image, np.float32(np.nanmedian(image)))
     half, (ny, nx) = width // 2, image.shape
     padded = np.pad(filled, half, mode="symmetric")
     result = np.empty(image.shape, np.float32)

@@ -9,6 +9,7 @@ import numpy as np
 from astropy.io import fits
 
 from nightflow import photometry, sky, sources
+from nightflow.medians import median_of_many
 from nightflow.products import UNUSABLE, Image, MaskBit, RejectedFrame
 from nightflow.sources import FWHM_OF_SIGMA
 
@@ -219,7 +220,7 @@ def _correlate(table, image: Image, radius: float) -> None:
     """
     of_sky = image.header.get("NOISECOR", 1.0)
     of_light = image.header.get("NOISEOWN", of_sky)
-    sky = np.pi * radius**2 * np.median(image.uncertainty[~_unusable(image)]) ** 2 if len(table) else 1.0
+    sky = np.pi * radius**2 * median_of_many(image.uncertainty[~_unusable(image)]) ** 2 if len(table) else 1.0
     share = np.fmin(sky / np.asarray(table["flux_err"], dtype=float) ** 2, 1.0)
     factor = np.sqrt(of_light**2 + (of_sky**2 - of_light**2) * share)
     for name in [name for name in table.colnames if name.endswith("flux_err")]:

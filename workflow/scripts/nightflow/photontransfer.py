@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from nightflow.medians import median_of_many
+
 _SAMPLE_PIXELS = 1 << 20  # enough for a noise to 0.1 %
 _SAMPLE_BANDS = 16
 
@@ -110,8 +112,9 @@ def clipped_deviation(values: np.ndarray, limit: float = 4.0) -> float:
     values = values[np.isfinite(values)].astype(np.float64)
     if values.size == 0:
         return 0.0
-    centre = float(np.median(values))
-    deviation = max(1.4826 * float(np.median(np.abs(values - centre))), float(np.spacing(np.float32(abs(centre) + 1))))
+    centre = float(median_of_many(values))
+    smallest = float(np.spacing(np.float32(abs(centre) + 1)))
+    deviation = max(1.4826 * float(median_of_many(np.abs(values - centre))), smallest)
     for _ in range(5):
         inside = values[np.abs(values - centre) <= limit * deviation]
         centre, deviation = float(inside.mean()), float(inside.std()) / math.sqrt(_variance_within(limit))

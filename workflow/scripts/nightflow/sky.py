@@ -18,7 +18,7 @@ DEFAULTS = {
     "max_masked": 0.8,
 }
 _SMALLEST_BOX = 32  # px, of a small frame: enough pixels for a level
-_AT_A_TIME = 2**18  # pixels sorted together, so that their running sums stay small
+_AT_A_TIME = 2**20  # pixels sorted together, so that their running sums stay small
 
 
 @dataclass(frozen=True)
