@@ -86,10 +86,11 @@ def reduced(light, results: Path, config: dict) -> str:
         results / stage / f"{light.frame}.fits" for stage in ("calibrated", "masked", "subtracted", "sources")
     )
     pictures = [results / "previews" / f"{light.frame}.{stage}.png" for stage in ("calibrated", "masked")]
-    options = (config[section] for section in ("cosmic_rays", "trails", "sources"))
-    mask.main(calibrated, masked, pictures, *options, "rice", "digest")
+    sections = ("cosmic_rays", "trails", "sources", "sky", "photometry")
+    rays, trails, found, level, photometry = (config[section] for section in sections)
+    mask.main(calibrated, masked, pictures, rays, trails, found, "rice", "digest")
     table = results / "sky" / f"{light.frame}.tsv"
-    sky.main(masked, None, table, subtracted, sources, light.identity(), config["sky"], config["photometry"], "digest")
+    sky.main(masked, None, table, subtracted, sources, light.identity(), level, found, photometry, "digest")
     return "reduced: " + str(products.read_header(subtracted).get("NFREASON", "to the end")).split(" is ")[-1][:31]
 
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from nightflow import fringes, planning, products, sky
+from nightflow import fringes, planning, products, sky, sources
 from nightflow.frames import Frame
 from nightflow.products import Image, MaskBit, RejectedFrame
 
-SHAPE, OPTIONS = (256, 256), dict(sky.DEFAULTS)
+SHAPE, OPTIONS, SOURCES = (256, 256), dict(sky.DEFAULTS), dict(sources.MASK_DEFAULTS)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def test_fringes_vanish_to_their_stated_sigma(pattern, tmp_path):
     """The lines are brighter in some frames than in others, whatever the sky's level."""
     rng = np.random.default_rng(3)
     images = [frame(rng, pattern, rng.uniform(1500, 2500), rng.uniform(0.02, 0.04)) for _ in range(15)]
-    fringe = fringes.make_fringe(written(tmp_path, images[1:]), OPTIONS)
+    fringe = fringes.make_fringe(written(tmp_path, images[1:]), OPTIONS, SOURCES)
     assert np.corrcoef(fringe.data.ravel(), pattern.ravel())[0, 1] > 0.9
     image = images[0]
     result = fringes.subtract_fringe(image, fringe, OPTIONS)
@@ -58,7 +58,7 @@ def test_fringes_vanish_to_their_stated_sigma(pattern, tmp_path):
 
 def test_a_frame_without_fringes_stays_as_it_is(pattern, tmp_path):
     rng = np.random.default_rng(4)
-    fringe = fringes.make_fringe(written(tmp_path, [frame(rng, pattern) for _ in range(6)]), OPTIONS)
+    fringe = fringes.make_fringe(written(tmp_path, [frame(rng, pattern) for _ in range(6)]), OPTIONS, SOURCES)
     plain = frame(rng, pattern, amplitude=0.0)
     result = fringes.subtract_fringe(plain, fringe, OPTIONS)
     assert abs(result.header["FRINGE"]) < 0.02 * 2000
@@ -69,7 +69,7 @@ def test_pixels_that_no_frame_shows_are_left_alone(pattern, tmp_path):
     images = [frame(rng, pattern, stars=0) for _ in range(4)]
     for image in images:
         image.flag(np.s_[10:12, 20:25], MaskBit.BAD)
-    fringe = fringes.make_fringe(written(tmp_path, images), OPTIONS)
+    fringe = fringes.make_fringe(written(tmp_path, images), OPTIONS, SOURCES)
     assert (fringe.mask[10:12, 20:25] == MaskBit.NO_DATA).all() and np.count_nonzero(fringe.mask) == 10
     result = fringes.subtract_fringe(images[0], fringe, OPTIONS)
     np.testing.assert_array_equal(result.data[10:12, 20:25], images[0].data[10:12, 20:25])
@@ -81,9 +81,9 @@ def test_too_few_frames_are_refused_and_the_fringes_stay(pattern, tmp_path, capl
     paths = written(tmp_path, images)
     products.write_rejected(tmp_path / "no.fits", RejectedFrame("clouds"))
     with pytest.raises(RejectedFrame, match="2 frames show the sky, fringes need 3") as verdict:
-        fringes.make_fringe([*paths, tmp_path / "no.fits"], OPTIONS)
+        fringes.make_fringe([*paths, tmp_path / "no.fits"], OPTIONS, SOURCES)
     products.write_rejected(tmp_path / "fringe.fits", verdict.value)
-    assert fringes.without_fringe(images[0], tmp_path / "fringe.fits", OPTIONS) is images[0]
+    assert fringes.without_fringe(images[0], tmp_path / "fringe.fits", OPTIONS, SOURCES) is images[0]
     assert "fringes stay: 2 frames" in caplog.text
 
 

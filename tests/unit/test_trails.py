@@ -150,6 +150,20 @@ def test_real_frames_have_no_trail(shared_data):
 
 
 @pytest.mark.accuracy
+def test_small_crowded_frames():
+    """Stars fill a good part of the few blocks that the search for lines has there."""
+    found, false = 0, 0
+    for seed in range(16):
+        field = star_field(100, 2, 15, seed=100 + seed, shape=(200, 220), fwhm=2.5 + 1.5 * (seed % 3), beta=3.0)
+        false += trails.find_trails(field.image(60000)).any()
+        sigma = np.hypot(field.fwhm / 2.355, 0.5)
+        light = add_trail(field, 0.6 + 0.02 * seed, (2, 5, 20, 60)[seed % 4], sigma=sigma)
+        found += trails.find_trails(field.image(60000))[light > 1].mean() > 0.8
+    print(f"trails through the middle of 200 x 220 px with 100 stars: {found} of 16 found, {false} false")
+    assert found == 16 and not false
+
+
+@pytest.mark.accuracy
 @pytest.mark.parametrize("n_stars", [200, 1500])
 def test_recall_and_clean_sky(n_stars):
     """Trails of 2 sigma through a megapixel of stars at five angles and seeings."""

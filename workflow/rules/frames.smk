@@ -71,6 +71,7 @@ rule master_fringe:
         mem_mb=memory_of_planes(16, like_fringe, COMBINING),
     params:
         sky=options("sky"),
+        sources=options("sources"),
         fringes=options("fringes"),
         memory_mb=config["calibration"]["memory_mb"],
         configuration=digest("sky"),
@@ -102,6 +103,7 @@ rule sky:
     params:
         row=lambda wildcards: light(wildcards).identity(),
         sky=options("sky"),
+        sources=options("sources"),
         detection=options("photometry"),
         configuration=digest("sky"),
         code=code("sky"),

@@ -3,9 +3,11 @@
 from nightflow import fringes, products, steps
 
 
-def main(masked, output, sky_options, fringe_options, memory_mb, configuration):
+def main(masked, output, sky_options, source_options, fringe_options, memory_mb, configuration):
     try:
-        image = fringes.make_fringe(masked, sky_options, least=fringe_options["min_frames"], memory_mb=memory_mb)
+        image = fringes.make_fringe(
+            masked, sky_options, source_options, least=fringe_options["min_frames"], memory_mb=memory_mb
+        )
         image.header["NFCONF"] = (configuration, "digest of the options behind this product")
         products.write_image(output, image)
     except products.RejectedFrame as verdict:
@@ -18,6 +20,7 @@ if "snakemake" in globals():
             snakemake.input,
             snakemake.output[0],
             snakemake.params.sky,
+            snakemake.params.sources,
             snakemake.params.fringes,
             snakemake.params.memory_mb,
             snakemake.params.configuration,

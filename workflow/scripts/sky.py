@@ -3,11 +3,13 @@
 from nightflow import fringes, measurement, products, steps
 
 
-def main(masked, fringe, table, subtracted, sources, row, sky_options, detection_options, configuration):
+def main(
+    masked, fringe, table, subtracted, sources, row, sky_options, source_options, detection_options, configuration
+):
     try:
         image = products.read_image(masked)
         if fringe:
-            image = fringes.without_fringe(image, fringe, sky_options)
+            image = fringes.without_fringe(image, fringe, sky_options, source_options)
         image, statistics = measurement.subtract_sky(image, sky_options)
         image.header["NFCONF"] = (configuration, "digest of the options behind this product")
         found = measurement.measure_sources(image, detection_options)
@@ -30,6 +32,7 @@ if "snakemake" in globals():
             snakemake.output.sources,
             snakemake.params.row,
             snakemake.params.sky,
+            snakemake.params.sources,
             snakemake.params.detection,
             snakemake.params.configuration,
         )

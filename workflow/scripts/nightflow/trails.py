@@ -16,7 +16,7 @@ from nightflow.labelling import connected_regions
 from nightflow.medians import median_of_many
 from nightflow.products import UNUSABLE, Image, MaskBit
 
-DEFAULTS = {"find": True, "significance": 6.0, "min_length": 200, "max_trails": 10}
+DEFAULTS = {"find": True, "significance": 5.0, "min_length": 200, "max_trails": 10}
 _BLOCK = 4  # px; the Hough transform works on sums over such squares
 _BLOCK_SIGNIFICANCE = 2.5
 _MESH = 128  # px, of the local sky
