@@ -241,7 +241,7 @@ def provisional_psf(pixels, sigma, unusable, options) -> PointSpread:
     psf : PointSpread
     """
     level, _ = sky.local_sky(pixels, ~unusable, 64)
-    flat = Image(np.where(unusable, np.float32(0), pixels - level), np.where(unusable, 4, 0).astype(np.uint16), sigma)
+    flat = Image(np.where(unusable, np.float32(0), pixels - level), unusable * np.uint16(MaskBit.SATURATED), sigma)
     xx, yy, xy, wide, x, y = sources.bright_shapes(flat)
     width = np.sqrt(0.5 * (xx + yy))
     stars = _alike(xx, yy, xy)

@@ -91,6 +91,7 @@ def _detect(pixels, usable, level, scatter, options):
     smooth /= np.float32(_SMOOTHED_NOISE)
     found = _hysteresis(smooth, None, options, int(options["npixels"]))
     for block in BLOCKS:
+        significance *= ~found
         found |= _detect_in_blocks(significance, usable, found, block, options)
     return found
 
@@ -118,11 +119,9 @@ def _hysteresis(significance, seeds, options, npixels: int):
 
 
 def _detect_in_blocks(significance, usable, found, block: int, options):
-    """Pixels of the blocks whose mean, without what is found already, is significant."""
+    """Pixels of the blocks whose mean is significant, without what is found already and has none any more."""
     ny, nx = significance.shape
-    left = usable & ~found
-    number = _block_sum(left, block)
-    total = _block_sum(significance * left, block)
+    number, total = _block_sum(usable & ~found, block), _block_sum(significance, block)
     enough = number >= block**2 / 4
     mean = np.where(enough, total / np.sqrt(np.maximum(number, 1)), 0)
     # neighbouring pixels of resampled images and residual structure make blocks scatter more than white noise does
