@@ -70,12 +70,18 @@ def test_header_and_measurement_are_compared(frames, detector, options, used, wo
     assert re.search(words, row["warning"])
 
 
+def test_an_unknown_gain_is_said_with_what_could_be_done(frames):
+    (row,) = characterise(frames, {"gain": None}, {})
+    assert row["gain_used"] is None
+    assert row["warning"].startswith("gain is unknown: pixels stay in ADU; 1.") and "gain: measured" in row["warning"]
+
+
 def test_without_pairs_there_is_nothing_to_measure(frames):
     (row,) = characterise(frames, {"gain": 2.0}, {"gain": "measured"}, flats=1)
     assert (row["gain_measured"], row["gain_used"]) == (None, 2.0)
     assert row["warning"] == "gain could not be measured, the header's is used"
     (row,) = characterise(frames, {"gain": None}, {"gain": "measured"}, flats=0, bias=0)
-    assert (row["gain_used"], row["warning"]) == (None, "gain is unknown")
+    assert (row["gain_used"], row["warning"]) == (None, "gain is unknown: pixels stay in ADU")
 
 
 def test_flats_without_anything_that_tells_the_bias_level_measure_nothing(frames):

@@ -109,6 +109,22 @@ def test_read_noise_of_a_single_bias_is_an_upper_estimate(camera):
     assert READ_NOISE / GAIN < bias.header["RNMEAS"] < 1.2 * READ_NOISE / GAIN
 
 
+def test_read_noise_below_the_digital_step_is_not_zero():
+    """Most pixels of two frames are then equal, and the median deviation is zero."""
+    rng = np.random.default_rng(5)
+    frames = [ArrayRows(np.round(rng.normal(100.3, 0.35, (300, 300))).astype(np.float32)) for _ in range(4)]
+    assert photontransfer.measure_read_noise(frames) == pytest.approx(np.hypot(0.35, 1 / np.sqrt(12)), rel=0.15)
+
+
+def test_dark_corners_do_not_count_for_the_gain(tmp_path):
+    """A round field on a square detector: a pixel without light has no photon noise, but a level near zero."""
+    camera = Camera(tmp_path, shape=(300, 300))
+    y, x = np.indices(camera.shape) / 149.5 - 1
+    lit = np.clip(1.3 - np.hypot(x, y), 0, 1)
+    flats = [ArrayRows((fits.getdata(camera.expose(1.0, 20000 * lit)) - camera.bias).astype(np.float32)) for _ in "abc"]
+    assert photontransfer.measure_gain(flats, READ_NOISE / GAIN) == pytest.approx(GAIN, rel=0.02)
+
+
 @pytest.mark.accuracy
 def test_gain_is_measured_on_fading_flats_whose_shape_changes(tmp_path):
     camera = Camera(tmp_path, shape=(500, 500))

@@ -139,7 +139,8 @@ def deviant_pixels(flat: Image, dead_response: float, deviant_response: float) -
     -------
     ndarray of bool, shape (ny, nx)
     """
-    ratio = flat.data / local_median(flat.data, _BOX)
+    with np.errstate(divide="ignore", invalid="ignore"):  # without light all around there is no ratio
+        ratio = flat.data / local_median(flat.data, _BOX)
     deviant = ~(np.abs(ratio - 1) <= np.maximum(deviant_response, 5 * flat.uncertainty))
     dead = ~(ratio >= dead_response)
     return (deviant | dead) & ((flat.mask & MaskBit.LOW_RESPONSE) == 0)

@@ -177,8 +177,11 @@ def _choice(name: str, row: dict, options: dict) -> tuple[float | None, list[str
     header, measured, chosen = row[f"{name}_header"], row[f"{name}_measured"], options.get(name, "header")
     words, warnings = name.replace("_", " "), []
     used = measured if chosen == "measured" and measured is not None else header
-    if chosen == "measured" and measured is None:
-        warnings.append(f"{words} could not be measured, the header's is used" if header else f"{words} is unknown")
+    if chosen == "measured" and measured is None and header:
+        warnings.append(f"{words} could not be measured, the header's is used")
+    if name == "gain" and used is None:
+        advice = f"; {measured:.4g} {_UNITS[name]} as measured, for calibration.gain: measured" if measured else ""
+        warnings.append(f"gain is unknown: pixels stay in ADU{advice}")
     if header and measured and abs(measured / header - 1) > _DISAGREEMENT:
         source = "configuration" if isinstance(chosen, (int, float)) else "header"
         found = f"{words} is {measured:.4g} {_UNITS[name]} as measured, {header:.4g} in the {source}"

@@ -11,6 +11,7 @@ from nightflow.medians import median_of_many
 
 _SAMPLE_PIXELS = 1 << 20  # enough for a noise to 0.1 %
 _SAMPLE_BANDS = 16
+_LIT = 0.25  # of a flat's level; darker pixels, as in the corners of a round field, tell the read noise rather
 
 
 def sample(source) -> np.ndarray:
@@ -79,7 +80,7 @@ def measure_gain(sources: Sequence, read_noise: float) -> float | None:
     Janesick (2001), Scientific Charge-Coupled Devices, chapter 5, with two changes. The frames are multiplied by a and
     b to their mean level, so that the light source may fade: where that mean is s, the variance of their difference is
     ``s (a + b) / gain + read_noise**2 (a**2 + b**2)``. And each pixel is compared with its neighbour below, since the
-    illumination of a twilight sky also changes its shape.
+    illumination of a twilight sky also changes its shape. Pixels that hardly see light do not count.
     """
     gains = []
     previous = sample(sources[0]) if len(sources) > 1 else None
@@ -97,7 +98,7 @@ def _pair_gain(first: np.ndarray, second: np.ndarray, read_noise: float) -> floa
     first, second = first * np.float32(a), second * np.float32(b)
     difference = (first[1::2] - second[1::2]) - (first[::2] - second[::2])
     level = 0.25 * (first[1::2] + second[1::2] + first[::2] + second[::2])
-    lit = level > 0
+    lit = level > _LIT * levels.mean()
     in_units_of_photon_noise = difference[lit] / np.sqrt(2 * (a + b) * level[lit])
     read_part = read_noise**2 * (a**2 + b**2) / (a + b) * np.mean(1 / level[lit], dtype=np.float64)
     photon_part = clipped_deviation(in_units_of_photon_noise) ** 2 - read_part
@@ -107,6 +108,8 @@ def _pair_gain(first: np.ndarray, second: np.ndarray, read_noise: float) -> floa
 def clipped_deviation(values: np.ndarray, limit: float = 4.0) -> float:
     """Standard deviation of the values within `limit` standard deviations of their mean, iterated from the MAD.
 
+    Where more than half are equal, as the noise is less than the digital step, it is iterated from all values.
+
     What a normal distribution loses in its cut tails is given back; no values deviate by 0.
     """
     values = values[np.isfinite(values)].astype(np.float64)
@@ -114,7 +117,7 @@ def clipped_deviation(values: np.ndarray, limit: float = 4.0) -> float:
         return 0.0
     centre = float(median_of_many(values))
     smallest = float(np.spacing(np.float32(abs(centre) + 1)))
-    deviation = max(1.4826 * float(median_of_many(np.abs(values - centre))), smallest)
+    deviation = max(1.4826 * float(median_of_many(np.abs(values - centre))) or float(values.std()), smallest)
     for _ in range(5):
         inside = values[np.abs(values - centre) <= limit * deviation]
         centre, deviation = float(inside.mean()), float(inside.std()) / math.sqrt(_variance_within(limit))
