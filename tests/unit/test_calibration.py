@@ -159,6 +159,18 @@ def test_unknown_gain_takes_the_noise_from_the_frame(pedestal):
     assert bright == pytest.approx(np.sqrt(20000) / GAIN, rel=0.03 if pedestal else 0.2)
 
 
+def test_slopes_of_stars_are_no_noise_of_the_frame():
+    """A third of the frame under the wings of stars: the sky's uncertainty stays the sky's."""
+    rng = np.random.default_rng(6)
+    y, x = np.indices((300, 300))
+    light = 400 + sum(
+        8000 / (1 + ((x - i) ** 2 + (y - j) ** 2) / 16) ** 2 for i in range(25, 300, 50) for j in (60, 220)
+    )
+    raw = np.round(300 + rng.poisson(light) / GAIN).astype(np.float32)
+    result = cal.calibrate(raw, header(), {"pedestal": 300.0}, None, None, None, None, {})
+    assert np.median(result.uncertainty[140]) == pytest.approx(np.sqrt(np.median(light[140])) / GAIN, rel=0.05)
+
+
 def test_read_noise_is_the_measured_one_where_the_detector_has_none(truth):
     truth["bias"].header["RNMEAS"] = 6.0
     result = cal.calibrate(truth["raw"], header(), {"gain": GAIN}, truth["bias"], None, None, None, {})

@@ -235,12 +235,15 @@ class DarkSubtracted:
     def _scatter(self) -> tuple[float, float]:
         """For pixels in ADU: variance at zero signal beyond the read noise, and variance for each ADU of signal.
 
-        From the differences of pixels two columns apart, which in a Bayer pattern have the same colour.
+        From the differences of pixels two columns apart, which in a Bayer pattern have the same colour, beside a
+        pixel of the fainter half: the slopes of stars are no noise.
         """
         band = sample(_Signal(self))
+        beside = band[:, 4:] <= np.nanmedian(band)  # a pixel with noise of its own: choosing by it is fair
+        one, other = band[:, :-4][beside], band[:, 2:-2][beside]
         read_variance = 0.0 if self.read_noise is None else float(np.mean(self.read_noise)) ** 2
-        photons = max(clipped_deviation(band[:, 2:] - band[:, :-2]) ** 2 / 2 - read_variance, 0.0)
-        level = float(np.nanmedian(band))
+        photons = max(clipped_deviation(other - one) ** 2 / 2 - read_variance, 0.0)
+        level = float(np.nanmedian(one)) if one.size else 0.0
         return (0.0, photons / level) if level > 0 else (photons, 0.0)
 
     def _read_noise(self) -> np.ndarray | float | None:
