@@ -88,6 +88,7 @@ def test_a_light_is_described(dialects):
         ("2024-03-09T03:00:00", -155.5, "2024-03-08"),
         ("2024-03-09T12:30:00", 150.0, "2024-03-09"),
         ("2024-03-09T01:00:00", 150.0, "2024-03-08"),
+        ("2024-03-08", 150.0, "2024-03-08"),
     ],
 )
 def test_night_runs_from_local_noon_to_noon(dialects, date, longitude, night):

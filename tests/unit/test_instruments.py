@@ -394,6 +394,13 @@ def test_mjd_tells_the_time_of_a_date_without_one(dialects):
     assert values["date_obs"] == "1992-10-26T06:00:00.000"
 
 
+@pytest.mark.parametrize("date", ["2012-02-19", "2012/02/19", "19/02/98"])
+def test_without_a_time_of_day_the_day_alone_is_known(dialects, date):
+    """Midnight would be wrong by up to a day, and the airmass with it."""
+    values, _ = instruments.translate({"DATE-OBS": date}, dialects["generic"])
+    assert values["date_obs"].endswith("-02-19") and values["mjd_start"] is None
+
+
 def test_settings_come_before_defaults_and_after_the_header(dialects):
     mine = own(
         dialects,

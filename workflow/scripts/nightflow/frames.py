@@ -388,6 +388,7 @@ def _replace(values: dict, given: dict) -> None:
 
 def _set_times(frame: Frame, mjd_start: float | None, longitude: float | None) -> None:
     if mjd_start is None:
+        frame.night = frame.date_obs  # the day, if that is known
         return
     frame.mjd_mid = round(mjd_start + (frame.exptime or 0) / 2 / 86400, 8)
     try:

@@ -190,7 +190,7 @@ SECTIONS = ("trim", "overscan")
 
 
 def start_of_exposure(values: dict, time: dict | None = None) -> tuple[str | None, float | None]:
-    """Start of the exposure as ISO text in UTC and as MJD.
+    """Start of the exposure as ISO text in UTC and as MJD; the day alone and None where no card tells the time of day.
 
     Parameters
     ----------
@@ -207,6 +207,8 @@ def start_of_exposure(values: dict, time: dict | None = None) -> tuple[str | Non
         moment = _MJD_ZERO + timedelta(days=values["mjd_obs"])
     if moment is None:
         return None, None
+    if not known_mjd and _is_date_only(values):
+        return moment.date().isoformat(), None
     elapsed = {"start": 0.0, "middle": 0.5, "end": 1.0}[time.get("moment", "start")] * (values.get("exptime") or 0)
     try:
         moment -= timedelta(seconds=elapsed)
