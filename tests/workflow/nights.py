@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
+from astropy.io import fits
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -26,6 +27,13 @@ SMALL_NIGHT = {
         {"name": "M67", "ra": 132.846, "dec": 11.814, "kind": "cluster", "filters": ["V"], "frames": 3, "exptime": 60.0}
     ],
 }
+
+
+def another_exposure(light: Path, path: Path) -> None:
+    """`light` at `path` with one pixel changed: a further exposure, where a copy would count once."""
+    shutil.copy(light, path)
+    with fits.open(path, mode="update") as hdus:
+        hdus[0].data[0, 0] += 1
 
 
 @dataclass

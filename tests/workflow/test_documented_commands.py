@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from nights import another_exposure
+
 pytestmark = pytest.mark.workflow
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -92,7 +94,8 @@ def checkout(tmp_path_factory):
     (folder / "my.yaml").write_text(adapted(re.search(r"```yaml\n(raw_dir:.*?)```", own, re.DOTALL)[1]))
     run(folder, "snakemake --cores all simulate --config results_dir=demo")
     shutil.copytree(folder / "demo" / "simulated" / "raw", folder / "data" / "2024-03-08")
-    shutil.copy2(folder / "data" / "2024-03-08" / "M101_V_001.fits", folder / "data" / "2024-03-08" / "M51_001.fits")
+    night = folder / "data" / "2024-03-08"
+    another_exposure(night / "M101_V_001.fits", night / "M51_001.fits")
     return folder
 
 

@@ -19,7 +19,7 @@ import pytest
 import yaml
 from astropy.io import fits
 
-from nights import ROOT, Workspace
+from nights import ROOT, Workspace, another_exposure
 
 pytestmark = pytest.mark.workflow
 
@@ -223,7 +223,7 @@ def _night(workspace):
 
 def test_make_watch_works_on_new_frames_only(workspace):
     """One pass of `make watch`, with a frame that has arrived and one that is still being written."""
-    shutil.copy(workspace.raw / "M67_V_001.fits", workspace.raw / "M67_V_004.fits")
+    another_exposure(workspace.raw / "M67_V_001.fits", workspace.raw / "M67_V_004.fits")
     (workspace.raw / "M67_V_005.fits").write_bytes((workspace.raw / "M67_V_001.fits").read_bytes()[:9000])
     old = time.time() - 3600
     os.utime(workspace.raw / "M67_V_004.fits", (old, old))
