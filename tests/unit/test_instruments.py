@@ -196,6 +196,13 @@ def test_an_overscan_strip_alone_tells_what_sees_light(dialects, overscan, trim)
     assert values["trim"] == trim
 
 
+def test_a_data_section_of_the_untrimmed_frame_is_passed_over(dialects):
+    """DATASEC is left behind by programs that trim; a TRIMSEC that does not fit is left for the user to see."""
+    for keyword, known in (("DATASEC", False), ("TRIMSEC", True)):
+        values, _ = instruments.translate({keyword: "[51:450,1:300]"}, dialects["generic"], shape=(300, 400))
+        assert (values["trim"] is not None) == known
+
+
 @pytest.mark.parametrize(
     ("cards", "gain", "setting"),
     [({"GAIN": 1.5}, 1.5, None), ({"GAIN": 120}, None, "120"), ({"EGAIN": 0.8, "GAIN": 2}, 0.8, "2"), ({}, None, None)],

@@ -170,6 +170,8 @@ def translate(
     values["kind"], origins["kind"] = _kind(cards, values, instrument, path)
     _fill_in(values, origins, cards, instrument, path)
     values["amplifiers"] = _amplifiers(cards, instrument)
+    if origins.get("trim") == "DATASEC" and not _lies_on(values["trim"], shape):
+        values["trim"] = None  # it stays behind in headers of frames that were trimmed before
     _set_sections(values, shape)
     values["binning"] = _binning(values)
     values["date_obs"], values["mjd_start"] = start_of_exposure(values, instrument.time)
@@ -291,6 +293,10 @@ def _set_sections(values: dict, shape: tuple[int, int] | None) -> None:
     values["trim"] = (rows, slice(left, nx - right))
     if values.get("overscan") is None and (left or right):
         values["overscan"] = (rows, slice(nx - right, nx) if right else slice(0, left))
+
+
+def _lies_on(section: tuple[slice, slice], shape: tuple[int, int] | None) -> bool:
+    return shape is None or all(part.stop <= size for part, size in zip(section, shape, strict=True))
 
 
 def _beside(overscan: tuple[slice, slice] | None, shape: tuple[int, int]) -> tuple[slice, slice] | None:
