@@ -321,3 +321,11 @@ def test_smoothing_is_that_of_scipy(shape, sigma):
     smooth = sources.gaussian_smoothed(image, sigma)
     assert smooth.dtype == image.dtype
     np.testing.assert_allclose(smooth, expected, atol=1e-5)
+
+
+def test_apertures_in_pixels_do_not_change_what_a_source_is():
+    """Detection goes with the seeing: `flux` and `snr` are those within 1.5 FWHM whatever the radii in px are."""
+    image = star_field(60, seed=3, shape=(300, 300), fwhm=3.0).image()
+    usual = sources.detect_sources(image)
+    pixels = sources.detect_sources(image, {"aperture_unit": "px", "aperture": 6.0})
+    np.testing.assert_array_equal(usual["flux"], pixels["flux"])

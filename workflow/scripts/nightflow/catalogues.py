@@ -56,7 +56,7 @@ def make(image: Image, options: Mapping, sections: Mapping):
             table[name] = np.full((len(table), len(radii)), np.nan)
     if options["psf"]:
         _add_psf(image, table, fwhm)
-    _correlate(table, image, max(sections["photometry"]["aperture"] * fwhm, 1.5))
+    _correlate(table, image, image.header.get("APRADIUS") or sources.flux_radius(sections["photometry"], fwhm))
     return calibrated(table, image.header)
 
 

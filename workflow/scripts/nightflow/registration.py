@@ -14,7 +14,7 @@ from unittest import mock
 
 import numpy as np
 
-from nightflow import asterisms
+from nightflow import asterisms, photometry
 from nightflow.products import MaskBit, RejectedFrame
 
 # Centroids of bright stars are limited by undersampling and atmosphere, not by photons: an error floor in pixels keeps
@@ -23,6 +23,8 @@ _CENTROID_FLOOR = 0.02
 _OUTLIER_SIGMA = 4.0
 _CAUCHY_WIDTH = 3.0  # in centroid errors, where a pair counts half
 _MAX_ITERATIONS = 20
+# Stars for the ratio of fluxes: FWHM within which no other may have more than a part of their light, if so many are left.
+_REACH, _NEIGHBOUR, _ENOUGH_ALONE = 3.0, 0.05, 10
 
 
 @dataclass(frozen=True)
@@ -178,6 +180,7 @@ class _StarList:
     flux_error: np.ndarray
     position_error: np.ndarray
     saturated: np.ndarray
+    fwhm: float
 
     @property
     def xy(self) -> tuple[np.ndarray, np.ndarray]:
@@ -203,7 +206,8 @@ def _star_list(table) -> _StarList:
         # centroid error of a Gaussian star of given flux error (King 1983, PASP 95, 163): sigma / (S/N)
         photon = np.nan_to_num(fwhm / 2.3548 * flux_error / flux, nan=_CENTROID_FLOOR, posinf=1.0)
     position_error = np.hypot(np.clip(photon, 0, 1), np.where(saturated, 10.0, 1.0) * _CENTROID_FLOOR)
-    return _StarList(*(column[order] for column in (x, y, flux, flux_error, position_error, saturated)))
+    typical = float(np.nanmedian(fwhm)) if np.isfinite(fwhm).any() else 3.0
+    return _StarList(*(column[order] for column in (x, y, flux, flux_error, position_error, saturated)), typical)
 
 
 def _first_guesses(frame: _StarList, reference: _StarList, options: Mapping) -> Iterator[np.ndarray]:
@@ -348,9 +352,15 @@ _FITS = {"similarity": (_fit_similarity, 3), "affine": (_fit_affine, 5)}
 
 
 def _flux_scale(frame: _StarList, reference: _StarList, i: np.ndarray, j: np.ndarray) -> tuple[float, float]:
-    """Ratio of reference to frame fluxes and its standard error: robust weighted mean of the stars' logarithms."""
+    """Ratio of reference to frame fluxes and its standard error: robust weighted mean of the stars' logarithms.
+
+    Of stars without bright neighbours, if there are enough: of a neighbour's light more comes in where the seeing is worse.
+    """
     good = ~(frame.saturated[i] | reference.saturated[j])
     i, j = (i[good], j[good]) if good.any() else (i, j)
+    reach = _REACH * max(frame.fwhm, reference.fwhm)
+    alone = photometry.isolated(reference.x, reference.y, reference.flux, reach, _NEIGHBOUR)[j]
+    i, j = (i[alone], j[alone]) if alone.sum() >= _ENOUGH_ALONE else (i, j)
     log_ratio = np.log(reference.flux[j] / frame.flux[i])
     # errors relative to the geometric mean of both fluxes: relative to its own, a flux measured high would weigh more
     middle = np.sqrt(frame.flux[i] * reference.flux[j])

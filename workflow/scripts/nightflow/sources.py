@@ -482,9 +482,15 @@ def bright_shapes(image: Image, n: int = 400):
     return tuple(column[good] for column in (xx, yy, xy, wide, centre_x, centre_y))
 
 
+def flux_radius(options: Mapping, fwhm: float) -> float:
+    """Radius (px) within which a source's own flux is summed: of the main aperture, where that goes with the seeing."""
+    with_seeing = options.get("aperture_unit", "fwhm") == "fwhm"
+    return max((options["aperture"] if with_seeing else DETECTION_DEFAULTS["aperture"]) * fwhm, 1.5)
+
+
 def _measure(pixels, bad, image, x, y, sigma, options):
     """Columns of the source table, as a dictionary of arrays."""
-    radius = max(options["aperture"] * FWHM_OF_SIGMA * sigma, 1.5)
+    radius = flux_radius(options, FWHM_OF_SIGMA * sigma)
     half = int(np.ceil(max(4 * sigma, radius + 1)))
     light = stamps(pixels, x, y, half)
     centre_x, centre_y = _centre(light, x, y, half, sigma)
