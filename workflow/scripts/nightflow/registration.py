@@ -23,7 +23,7 @@ _CENTROID_FLOOR = 0.02
 _OUTLIER_SIGMA = 4.0
 _CAUCHY_WIDTH = 3.0  # in centroid errors, where a pair counts half
 _MAX_ITERATIONS = 20
-# Stars for the ratio of fluxes: FWHM within which no other may have more than a part of their light, if so many are left.
+# Stars for the ratio of fluxes: FWHM within which no other has more than a part of their light, if so many are left.
 _REACH, _NEIGHBOUR, _ENOUGH_ALONE = 3.0, 0.05, 10
 
 
@@ -354,7 +354,7 @@ _FITS = {"similarity": (_fit_similarity, 3), "affine": (_fit_affine, 5)}
 def _flux_scale(frame: _StarList, reference: _StarList, i: np.ndarray, j: np.ndarray) -> tuple[float, float]:
     """Ratio of reference to frame fluxes and its standard error: robust weighted mean of the stars' logarithms.
 
-    Of stars without bright neighbours, if there are enough: of a neighbour's light more comes in where the seeing is worse.
+    Of stars without bright neighbours, if there are enough: the worse the seeing, the more of a neighbour comes in.
     """
     good = ~(frame.saturated[i] | reference.saturated[j])
     i, j = (i[good], j[good]) if good.any() else (i, j)
