@@ -5,7 +5,9 @@ One night is reduced once a session; tests that change something work on a copy 
 
 from __future__ import annotations
 
+import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -16,9 +18,12 @@ from nights import SMALL_NIGHT, Workspace
 
 @pytest.fixture(scope="session")
 def raw_night(tmp_path_factory) -> Path:
-    """Folder with a small raw night; not to be written to."""
+    """Folder with a small raw night, an hour old; not to be written to."""
     folder = tmp_path_factory.mktemp("night") / "raw"
     simulate.simulate_night(SMALL_NIGHT, folder)
+    then = time.time() - 3600
+    for path in folder.rglob("*.fits"):
+        os.utime(path, (then, then))
     return folder
 
 
