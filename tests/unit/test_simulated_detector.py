@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from reduction import reduce
 
-from nightflow import explain, fringes, products, simulate, sky
+from nightflow import explain, fringes, products, simulate, sky, sources
 from nightflow.products import MaskBit
 from nightflow.simulate_effects import only
 
@@ -82,7 +82,7 @@ def test_fringes_alone_vanish_to_their_stated_sigma(tmp_path):
     paths = [tmp_path / f"{name}.fits" for name in sorted(images)]
     for path in paths:
         products.write_image(path, images[path.stem])
-    fringe = fringes.make_fringe(paths[1:], sky.DEFAULTS)
+    fringe = fringes.make_fringe(paths[1:], sky.DEFAULTS, sources.MASK_DEFAULTS)
     image = images[paths[0].stem]
     result = fringes.subtract_fringe(image, fringe, sky.DEFAULTS)
     scores = []

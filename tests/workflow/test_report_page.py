@@ -72,7 +72,7 @@ def large_page(root, tmp_path_factory):
     frames.loc[5, ["status", "reason"]] = "rejected", HOSTILE
     lights = frames.assign(
         used=frames["status"].eq("ok"), remarks=HOSTILE, median=rng.normal(300, 10, N_LIGHTS), stddev=20.0,
-        fwhm=rng.normal(3, 0.05, N_LIGHTS), flux_scale=1.0, ellipticity=0.05, n_stars=100, remark=HOSTILE,
+        sky_std=20.0, fwhm=rng.normal(3, 0.05, N_LIGHTS), flux_scale=1.0, ellipticity=0.05, n_stars=100, remark=HOSTILE,
     )  # fmt: skip
     lights.loc[1234, "fwhm"], lights.loc[77, ["used", "reason"]] = 6.0, [False, "too few stars"]
     lights = lights.join(weakness.depth_losses(lights))

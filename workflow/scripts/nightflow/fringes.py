@@ -69,8 +69,7 @@ def _combined(paths, known: Image | None, sky_options, source_options, least: in
         for number, path in enumerate(paths):
             try:
                 image = read_image(path)
-                image.mask = _others(image) if known is None else _clean(image, known, sky_options, source_options).mask
-                relative, noise = _relative(image, sky_options, known is None)
+                relative, noise = _relative(image, known, sky_options, source_options)
             except RejectedFrame:
                 continue
             if deviations and relative.shape != deviations[0].shape:
@@ -96,18 +95,22 @@ def _others(image: Image) -> np.ndarray:
     return image.mask & ~np.uint16(MaskBit.SOURCE)
 
 
-def _relative(image: Image, sky_options: Mapping, crude: bool) -> tuple[np.ndarray, float]:
+def _relative(image: Image, known: Image | None, sky_options, source_options) -> tuple[np.ndarray, float]:
     """Deviations from the smooth sky in units of its level, NaN where pixels are masked, and their noise.
 
-    `crude`: sources are not masked, and pixels that are too bright for fringes are left out instead.
+    Sources and smooth sky are those of the frame without the fringes that are `known`. Where none are, sources are not
+    masked, and pixels that are too bright for fringes are left out instead.
     """
-    smooth = _smooth_sky(image, sky_options)
+    clean = Image(image.data, _others(image), image.uncertainty, image.header)
+    if known is not None:
+        clean = _clean(image, known, sky_options, source_options)
+    smooth = _smooth_sky(clean, sky_options)
     level = float(np.median(smooth))
     if not level > 0:
         raise RejectedFrame("the sky is not brighter than zero", image.header)
     noise = float(np.nanmedian(image.uncertainty)) / level
-    relative = np.where(image.mask == 0, (image.data - smooth) / np.float32(level), np.float32(np.nan))
-    if crude:
+    relative = np.where(clean.mask == 0, (image.data - smooth) / np.float32(level), np.float32(np.nan))
+    if known is None:
         relative[relative > max(_BRIGHTEST, _CLIP * noise)] = np.nan
     return relative.astype(np.float32), noise
 

@@ -153,7 +153,10 @@ def _conjugate_gradients(operator: Callable, target: np.ndarray) -> np.ndarray:
         if size <= least:
             break
         image = operator(direction)
-        step = size / float((direction * image).sum())
+        curvature = float((direction * image).sum())
+        if not curvature > 0:  # what is left is rounding: the frames agree already
+            break
+        step = size / curvature
         solution += step * direction
         residual -= step * image
         size, previous = float((residual**2).sum()), size
