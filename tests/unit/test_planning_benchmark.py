@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-
 import pytest
 
 NOTHING = "Nothing to be done (all requested files are present and up to date)."
@@ -13,11 +10,8 @@ SUMMARY = "output_file\tdate\nresults/sky/a.tsv\t-\nresults/report/stacks\t-\n"
 
 
 @pytest.fixture(scope="module")
-def survey(root):
-    spec = importlib.util.spec_from_file_location("survey", root / "benchmarks" / "planning.py")
-    module = sys.modules["survey"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def survey(benchmark):
+    return benchmark("planning")
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -11,11 +10,8 @@ import pytest
 
 
 @pytest.fixture(scope="module")
-def speed(root):
-    spec = importlib.util.spec_from_file_location("speed", root / "benchmarks" / "speed.py")
-    module = sys.modules["speed"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def speed(benchmark):
+    return benchmark("speed")
 
 
 def test_ratios_are_taken_round_by_round(speed):

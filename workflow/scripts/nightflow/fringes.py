@@ -138,12 +138,13 @@ def _clean(image: Image, fringe: Image, sky_options: Mapping, source_options: Ma
 
     The level of the pattern is fitted twice, the second time without the sources.
     """
-    bare = Image(image.data, _others(image), image.uncertainty, image.header)
+    others = _others(image)
+    clean = Image(image.data, others, image.uncertainty, image.header)
     for _ in range(2):
-        clean = subtract_fringe(bare, fringe, sky_options)
-        found = sources.source_mask(clean.data, _others(clean), source_options)
-        bare.mask = np.where(found, _others(image) | np.uint16(MaskBit.SOURCE), _others(image))
-    clean.mask = bare.mask
+        clean = subtract_fringe(Image(image.data, clean.mask, image.uncertainty, image.header), fringe, sky_options)
+        found = sources.source_mask(clean.data, others, source_options)
+        clean.mask = others.copy()
+        clean.flag(found, MaskBit.SOURCE)
     return clean
 
 
