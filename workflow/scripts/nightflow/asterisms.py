@@ -11,6 +11,8 @@ from itertools import combinations
 
 import numpy as np
 
+from nightflow.neighbours import pairs_within
+
 # Centroid errors of a few tenths of a pixel change the ratios of sides of 100 px by this much.
 _RATIO_TOLERANCE = 0.004
 _LEAST_SIDE = 10.0  # pixels; shorter sides have no exact ratio
@@ -68,15 +70,14 @@ def _triangles(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _votes(z: np.ndarray, w: np.ndarray) -> np.ndarray:
     """Number of triangles in common that have star i of one list and star j of the other at the same corner."""
-    from scipy.spatial import KDTree
-
     votes = np.zeros((len(z), len(w)), dtype=int)
     corners, shape = _triangles(z)
     other_corners, other_shape = _triangles(w)
     if len(corners) == 0 or len(other_corners) == 0:
         return votes
-    near = KDTree(shape).sparse_distance_matrix(KDTree(other_shape), _RATIO_TOLERANCE, output_type="ndarray")
-    np.add.at(votes, (corners[near["i"]], other_corners[near["j"]]), 1)
+    i, j, _ = pairs_within(shape[:, :2], other_shape[:, :2], _RATIO_TOLERANCE)
+    alike = shape[i, 2] == other_shape[j, 2]
+    np.add.at(votes, (corners[i[alike]], other_corners[j[alike]]), 1)
     return votes
 
 
@@ -89,8 +90,6 @@ def _voted_pairs(votes: np.ndarray) -> np.ndarray:
 
 def _most_agreed(z: np.ndarray, w: np.ndarray, pairs: np.ndarray, radius: float) -> tuple[complex, complex]:
     """a and b of the transform w = a z + b through two pairs with which most stars agree, the closest of those."""
-    from scipy.spatial import KDTree
-
     first, second = np.array(list(combinations(range(len(pairs)), 2))).T
     (i, j), (k, m) = pairs[first].T, pairs[second].T
     distinct = (i != k) & (j != m)
@@ -100,8 +99,16 @@ def _most_agreed(z: np.ndarray, w: np.ndarray, pairs: np.ndarray, radius: float)
     a = (w[m] - w[j]) / (z[k] - z[i])
     b = w[j] - a * z[i]
     moved = a[:, None] * z + b[:, None]
-    distance, _ = KDTree(np.column_stack((w.real, w.imag))).query(np.stack((moved.real, moved.imag), axis=-1))
-    # a tiny scale brings all stars onto one; agreement is counted by stars of the reference that are reached
-    score = np.clip(1 - (distance / radius) ** 2, 0, None).sum(axis=1) * (np.abs(a) > 0.05) * (np.abs(a) < 20)
+    # a tiny scale brings all stars onto one
+    score = _agreement(moved, w, radius).sum(axis=1) * (np.abs(a) > 0.05) * (np.abs(a) < 20)
     best = int(np.argmax(score))
     return complex(a[best]), complex(b[best])
+
+
+def _agreement(moved: np.ndarray, w: np.ndarray, radius: float) -> np.ndarray:
+    """For each of `moved` 1 where it is on one of the stars `w`, falling to 0 at a distance of `radius`."""
+    points = moved.ravel()
+    i, _, distance = pairs_within(*(np.column_stack((p.real, p.imag)) for p in (points, w)), radius)
+    agreement = np.zeros(points.size)
+    np.maximum.at(agreement, i, 1 - (distance / radius) ** 2)
+    return agreement.reshape(moved.shape)

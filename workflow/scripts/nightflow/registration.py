@@ -1,7 +1,7 @@
 """Registration: the transform from a frame's pixels to the reference frame's, and the ratio of their fluxes.
 
-Asterisms of the brightest sources (astroalign) give a first transform whatever the rotation, flip or scale. It is then
-refined on every star that both lists share, weighted by centroid errors, with outlier rejection.
+Asterisms of the brightest sources give a first transform whatever the rotation, flip or scale. It is then refined on
+every star that both lists share, weighted by centroid errors, with outlier rejection.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from unittest import mock
 import numpy as np
 
 from nightflow import asterisms, photometry
+from nightflow.neighbours import mutual_nearest
 from nightflow.products import MaskBit, RejectedFrame
 
 # Centroids of bright stars are limited by undersampling and atmosphere, not by photons: an error floor in pixels keeps
@@ -211,21 +212,25 @@ def _star_list(table) -> _StarList:
 
 
 def _first_guesses(frame: _StarList, reference: _StarList, options: Mapping) -> Iterator[np.ndarray]:
-    """Matrices from the brightest stars: from asterisms of neighbours, then from all triangles, mirrored ones last.
+    """Matrices from the brightest stars: from all their triangles, from asterisms of neighbours, mirrored ones last.
 
-    astroalign is quick, and finds nearly all frames of a tracked night. Where a third of the stars is missing, where
-    there are ten or fewer, or the frames overlap little, it misses half or more, and voting triangles find them.
+    Voting triangles find nearly all frames of a tracked night, and those where a third of the stars is missing, where
+    there are ten or fewer, or that overlap little, of which astroalign misses half or more; it takes longer.
     """
     n_max = options["max_sources"]
     lists = [np.column_stack((stars.x, stars.y))[:n_max] for stars in (frame, reference)]
-    guess = _match_neighbours(*(stars[: n_max // 2] for stars in lists))
-    if guess is not None:
-        yield guess
-    for mirrored in (False, True) if options["allow_mirrored"] else (False,):
-        for n in (n_max // 2, n_max):
-            guess = asterisms.match(*(stars[:n] for stars in lists), mirrored, options["match_radius"])
-            if guess is not None:
-                yield guess
+    bright = [stars[: n_max // 2] for stars in lists]
+    radius = options["match_radius"]
+
+    def guesses():
+        yield asterisms.match(*bright, False, radius)
+        yield _match_neighbours(*bright)
+        yield asterisms.match(*lists, False, radius)
+        if options["allow_mirrored"]:
+            yield asterisms.match(*bright, True, radius)
+            yield asterisms.match(*lists, True, radius)
+
+    return (guess for guess in guesses() if guess is not None)
 
 
 def _match_neighbours(positions: np.ndarray, reference: np.ndarray) -> np.ndarray | None:
@@ -248,12 +253,9 @@ def _refine(
     first: np.ndarray, frame: _StarList, reference: _StarList, options: Mapping
 ) -> tuple[Transform | None, float]:
     """Fit on all stars that both lists share, repeated until their set no longer changes, and the search radius."""
-    from scipy.spatial import KDTree
-
-    tree = KDTree(np.column_stack(reference.xy))
     matrix, radius, previous = first, options["match_radius"], None
     for _ in range(_MAX_ITERATIONS):
-        pairs = _mutual_nearest(matrix, frame, reference, tree, radius)
+        pairs = _mutual_nearest(matrix, frame, reference, radius)
         fit = _fit_inliers(pairs, frame, reference, options["model"]) if len(pairs[0]) >= 3 else None
         if fit is None:
             return None, radius
@@ -281,15 +283,10 @@ def _chance_matches(matrix: np.ndarray, radius: float, frame: _StarList, referen
     return float(min(n_frame, n_reference) * share)
 
 
-def _mutual_nearest(matrix, frame, reference, tree, radius) -> np.ndarray:
+def _mutual_nearest(matrix, frame, reference, radius) -> np.ndarray:
     """Indices, shape (2, n), of stars that are each other's nearest within `radius` reference pixels."""
-    from scipy.spatial import KDTree
-
     moved = np.column_stack(_apply(matrix, frame.x, frame.y))
-    distance, to_reference = tree.query(moved)
-    _, to_frame = KDTree(moved).query(np.column_stack((reference.x, reference.y)))
-    i = np.flatnonzero((distance <= radius) & (to_frame[to_reference] == np.arange(len(moved))))
-    return np.stack((i, to_reference[i]))
+    return np.stack(mutual_nearest(moved, np.column_stack(reference.xy), radius))
 
 
 def _fit_inliers(pairs, frame, reference, model):
@@ -319,22 +316,22 @@ def _fit_inliers(pairs, frame, reference, model):
 
 def _fit_similarity(x, y, to_x, to_y, weight) -> np.ndarray | None:
     """Weighted least-squares similarity: in complex numbers w = a z + b, or w = a conj(z) + b for a mirrored frame."""
-    w, total = to_x + 1j * to_y, weight.sum()
-    w0 = (weight * w).sum() / total
-    best = None
-    for sign in (1.0, -1.0):
-        z = x + 1j * sign * y
-        z0 = (weight * z).sum() / total
-        spread = (weight * abs(z - z0) ** 2).sum()
-        if spread <= 0:
-            return None
-        a = (weight * np.conj(z - z0) * (w - w0)).sum() / spread
+    z, w, total = x + 1j * y, to_x + 1j * to_y, weight.sum()
+    z0, w0 = (weight * z).sum() / total, (weight * w).sum() / total
+    dz, dw = z - z0, w - w0
+    weighted = weight * dz
+    spread = (weight * abs(dz) ** 2).sum()
+    if spread <= 0:
+        return None
+    # chi2 = sum(weight |w - w0|^2) - |a|^2 spread: of the two parities the one with the larger scale is the better fit
+    a, mirrored = (np.conj(weighted) * dw).sum() / spread, (weighted * dw).sum() / spread
+    if abs(a) >= abs(mirrored):
         b = w0 - a * z0
-        chi2 = (weight * abs(w - a * z - b) ** 2).sum()
-        if best is None or chi2 < best[0]:
-            matrix = np.array([[a.real, -sign * a.imag, b.real], [a.imag, sign * a.real, b.imag], [0.0, 0.0, 1.0]])
-            best = (chi2, matrix)
-    return best[1] if abs(np.linalg.det(best[1])) > 0 else None
+        matrix = np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag], [0.0, 0.0, 1.0]])
+    else:
+        a, b = mirrored, w0 - mirrored * np.conj(z0)
+        matrix = np.array([[a.real, a.imag, b.real], [a.imag, -a.real, b.imag], [0.0, 0.0, 1.0]])
+    return matrix if abs(np.linalg.det(matrix)) > 0 else None
 
 
 def _fit_affine(x, y, to_x, to_y, weight) -> np.ndarray | None:
@@ -387,12 +384,10 @@ def flux_ratio(sources, reference_sources, matrix: np.ndarray, radius: float) ->
 
     None where fewer than three stars lie within `radius` pixels of each other.
     """
-    from scipy.spatial import KDTree
-
     frame, reference = _star_list(sources), _star_list(reference_sources)
     if min(len(frame.x), len(reference.x)) < 3:
         return None
-    i, j = _mutual_nearest(matrix, frame, reference, KDTree(np.column_stack(reference.xy)), radius)
+    i, j = _mutual_nearest(matrix, frame, reference, radius)
     return _flux_scale(frame, reference, i, j) if len(i) >= 3 else None
 
 
