@@ -9,7 +9,7 @@ import pytest
 from astropy.io import fits
 
 from nightflow import badpixels, masters, photontransfer, products
-from nightflow.badpixels import hot_pixels, local_median
+from nightflow.badpixels import hot_pixels, local_median, local_median_at
 from nightflow.combine import ArrayRows
 from nightflow.products import Image, MaskBit, RejectedFrame
 from nightflow.steps import UserError
@@ -351,6 +351,16 @@ def test_local_median_is_the_separable_median(shape):
     pixels = np.random.default_rng(2).normal(size=shape).astype(np.float32)
     expected = median_filter(median_filter(pixels, (1, 7), mode="reflect"), (7, 1), mode="reflect")
     np.testing.assert_array_equal(local_median(pixels, 7), expected)
+
+
+@pytest.mark.parametrize("shape", [(70, 90), (7, 900), (130, 9), (3, 300)])
+@pytest.mark.parametrize("unknown", [False, True])
+def test_local_median_at_some_pixels(shape, unknown):
+    """At the edges too, of images that are smaller than the width, and with pixels that are NaN."""
+    pixels = np.random.default_rng(2).normal(size=shape).astype(np.float32)
+    pixels[1, ::7] = np.nan if unknown else 0
+    y, x = np.divmod(np.linspace(0, pixels.size - 1, pixels.size // 60).astype(int), shape[1])
+    np.testing.assert_array_equal(local_median_at(pixels, y, x, 15), local_median(pixels, 15)[y, x])
 
 
 @pytest.fixture(scope="module")

@@ -43,3 +43,11 @@ def test_median_of_many_is_that_of_numpy(n, kind):
     median = medians.median_of_many(values)
     assert median == np.median(values) and median.dtype == np.float32
     assert medians.ranked(values, [n // 3])[0] == np.sort(values)[n // 3]
+
+
+@pytest.mark.parametrize("unknown", [0, 1, 500, 1000])
+def test_median_of_known_leaves_nan_out(unknown):
+    values = np.random.default_rng(3).normal(size=(20, 50)).astype(np.float32)
+    values.flat[:unknown] = np.nan
+    expected = np.nanmedian(values) if unknown < values.size else np.nan
+    np.testing.assert_equal(medians.median_of_known(values), float(expected))

@@ -15,6 +15,7 @@ from nightflow.steps import UserError
 _RUN = 31  # pixels of a column or row that are judged together
 _BOX = 7  # pixels; the surroundings of a pixel
 _BLOCK_PIXELS = 1 << 16  # filtered at a time, in the processor's cache
+_AT_A_TIME = 4096  # pixels with their surroundings
 
 
 def find_bad_pixels(dark: Image | None, flat: Image | None, options: dict) -> np.ndarray:
@@ -119,8 +120,11 @@ def hot_pixels(dark: np.ndarray, noise: float, threshold: float) -> np.ndarray:
         True also where the dark is not finite.
     """
     excess = dark - local_median(dark, _BOX)
-    scatter = 1.4826 * local_median(np.abs(excess), 2 * _BOX + 1)
-    return ~(excess <= threshold * np.maximum(scatter, np.float32(noise)))
+    hot = ~(excess <= threshold * np.float32(noise))
+    at = np.nonzero(hot)  # few: the scatter, which can only clear them, is not needed elsewhere
+    scatter = 1.4826 * local_median_at(np.abs(excess), *at, 2 * _BOX + 1)
+    hot[at] = ~(excess[at] <= threshold * np.maximum(scatter, np.float32(noise)))
+    return hot
 
 
 def deviant_pixels(flat: Image, dead_response: float, deviant_response: float) -> np.ndarray:
@@ -156,10 +160,8 @@ def local_median(image: np.ndarray, width: int) -> np.ndarray:
     width : int
         Odd number of pixels.
     """
-    finite = np.isfinite(image)
-    filled = image if finite.all() else np.where(finite, image, np.float32(np.nanmedian(image)))
     half, (ny, nx) = width // 2, image.shape
-    padded = np.pad(filled, half, mode="symmetric")
+    padded = np.pad(_without_nan(image), half, mode="symmetric")
     result = np.empty(image.shape, np.float32)
     height = max(1, _BLOCK_PIXELS // nx)
     for start in range(0, ny, height):
@@ -167,6 +169,25 @@ def local_median(image: np.ndarray, width: int) -> np.ndarray:
         across = _middle([block[:, i : i + nx] for i in range(width)])
         result[start : start + height] = _middle([across[i : len(block) - 2 * half + i] for i in range(width)])
     return result
+
+
+def local_median_at(image: np.ndarray, y: np.ndarray, x: np.ndarray, width: int) -> np.ndarray:
+    """Values of `local_median` at some pixels only, shape (n,); at very many it finds them everywhere."""
+    if y.size > image.size // 50:
+        return local_median(image, width)[y, x]
+    filled, offset = _without_nan(image), np.arange(width)[:, None]
+    row, column = (np.pad(np.arange(n), width // 2, mode="symmetric") for n in image.shape)
+    result = np.empty(y.size, np.float32)
+    for part in np.split(np.arange(y.size), range(_AT_A_TIME, y.size, _AT_A_TIME)):
+        block = filled[row[y[part] + offset][:, None], column[x[part] + offset]]
+        across = _middle([block[:, i] for i in range(width)])
+        result[part] = _middle(list(across))
+    return result
+
+
+def _without_nan(image: np.ndarray) -> np.ndarray:
+    finite = np.isfinite(image)
+    return image if finite.all() else np.where(finite, image, np.float32(np.nanmedian(image)))
 
 
 def _middle(planes: list[np.ndarray]) -> np.ndarray:
@@ -177,11 +198,11 @@ def _middle(planes: list[np.ndarray]) -> np.ndarray:
 def _with_filled_lines(bad: np.ndarray) -> np.ndarray:
     """`bad` with the gaps of columns and rows of which it holds at least half of a run."""
     filled = bad.copy()
-    for axis in (0, 1):
-        n = bad.shape[axis]
-        total = np.cumsum(np.insert(bad, 0, False, axis=axis), axis=axis, dtype=np.int32)
-        first = np.clip(np.arange(n) - _RUN // 2, 0, max(n - _RUN, 0))
-        last = np.minimum(first + _RUN, n)
-        share = (total.take(last, axis) - total.take(first, axis)) / min(_RUN, n)
-        filled |= share >= 0.5
+    for lines, into in ((bad, filled), (bad.T, filled.T)):
+        n = lines.shape[1]
+        run = min(_RUN, n)
+        enough = np.flatnonzero(2 * np.count_nonzero(lines, axis=1) >= run)  # few lines have so many at all
+        total = np.cumsum(np.pad(lines[enough], ((0, 0), (1, 0))), axis=1, dtype=np.int32)
+        first = np.clip(np.arange(n) - _RUN // 2, 0, n - run)
+        into[enough] |= 2 * (total[:, first + run] - total[:, first]) >= run
     return filled

@@ -18,6 +18,7 @@ import numpy as np
 
 from nightflow.atomic import write_if_changed
 from nightflow.detector import Amplifier, SignalRows, find_saturation
+from nightflow.medians import median_of_known
 from nightflow.photontransfer import measure_gain, measure_read_noise, sample
 from nightflow.products import RejectedFrame
 from nightflow.rawfiles import JoinedRawFile, RawFile, open_sound
@@ -39,7 +40,7 @@ class _Part:
 
     signal: SignalRows
     amplifier: Amplifier
-    bias: tuple = ()
+    bias: _Level | None = None
     pedestal: float = 0.0
 
     @property
@@ -50,9 +51,20 @@ class _Part:
     def rows(self, start: int, stop: int) -> np.ndarray:
         rows, columns = self.amplifier.trimmed
         strip = self.signal.rows(rows.start + start, rows.start + stop)[:, columns]
-        if not self.bias:
-            return strip - np.float32(self.pedestal)
-        return strip - np.mean([part.rows(start, stop) for part in self.bias], axis=0, dtype=np.float32)
+        return strip - (np.float32(self.pedestal) if self.bias is None else self.bias.rows(start, stop))
+
+
+class _Level:
+    """Mean of the bias frames; since every flat asks for the same few rows, they are kept."""
+
+    def __init__(self, parts: Sequence[_Part]):
+        self._parts, self._kept = parts, {}
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        if (start, stop) not in self._kept:
+            strips = [part.rows(start, stop) for part in self._parts]
+            self._kept[start, stop] = np.mean(strips, axis=0, dtype=np.float32)
+        return self._kept[start, stop]
 
 
 def characterise(
@@ -143,18 +155,19 @@ def _gain(amplifier, bias: tuple, flats, noise, saturation, detector: dict, opti
     pedestal = 0.0 if overscanned else detector.get("pedestal") or 0.0
     if noise is None:
         noise = (amplifier.read_noise or 0.0) / (amplifier.gain or 1.0)
+    level = _Level(bias) if bias else None
     gains = []
     for members in flats:
-        lit = [_Part(signal, amplifier, bias, pedestal) for signal in members]
+        lit = [_Part(signal, amplifier, level, pedestal) for signal in members]
         gain = measure_gain([part for part in lit if _is_usable(part, saturation, options)], noise)
         gains += [gain] if gain is not None else []
     return float(np.mean(gains)) if gains else None
 
 
 def _is_usable(flat: _Part, saturation: float | None, options: dict) -> bool:
-    bright = float(np.nanmedian(sample(flat.signal.raw)))
+    bright = median_of_known(sample(flat.signal.raw))
     too_bright = saturation is not None and bright > options.get("flat_max_level", 0.9) * saturation
-    return not too_bright and float(np.nanmedian(sample(flat))) >= options.get("flat_min_level", 500.0)
+    return not too_bright and median_of_known(sample(flat)) >= options.get("flat_min_level", 500.0)
 
 
 def _decided(row: dict, options: dict) -> dict:

@@ -504,11 +504,15 @@ def median_variance_factor(n: int) -> float:
     if n % 2:
         weights = density * np.exp((n - 1) // 2 * np.log(4 * below * (1 - below)))
         return float(n * (weights * z**2).sum() / weights.sum())
-    lower, upper = np.meshgrid(np.arange(z.size), np.arange(z.size), indexing="ij")
-    exponent = (n // 2 - 1) * np.log(4 * below[lower] * (1 - below[upper]))
-    weights = np.where(upper > lower, 1.0, np.where(upper == lower, 0.5, 0.0))
-    weights = weights * density[lower] * density[upper] * np.exp(exponent)
-    return float(n * (weights * (0.5 * (z[lower] + z[upper])) ** 2).sum() / weights.sum())
+    # the joint density is a product: its moments over all lower < upper follow from sums over upper for each lower
+    lower, upper = (density * np.exp((n // 2 - 1) * np.log(2 * part)) for part in (below, 1 - below))
+    none, first, second = (_sums_above(upper * z**power) for power in range(3))
+    return float(n * 0.25 * (lower * (z**2 * none + 2 * z * first + second)).sum() / (lower * none).sum())
+
+
+def _sums_above(values: np.ndarray) -> np.ndarray:
+    """For each of `values` the sum of those behind it and of half of itself."""
+    return np.cumsum(values[::-1])[::-1] - 0.5 * values
 
 
 def unequal_noise_factor(scales: np.ndarray, photon_noise: bool) -> float:

@@ -22,6 +22,7 @@ from nightflow.badpixels import find_bad_pixels
 from nightflow.calibration import DarkSubtracted, exposure_tolerance, pedestal_of
 from nightflow.combine import Combined, NoiseModel, Rejection, combine
 from nightflow.detector import SignalRows
+from nightflow.medians import median_of_known
 from nightflow.photontransfer import measure_gain, measure_read_noise, sample
 from nightflow.products import Image, MaskBit, RejectedFrame, clean_header, read_image
 from nightflow.rawfiles import JoinedRawFile, RawFile, open_raw, open_sound
@@ -112,7 +113,7 @@ def make_dark(
     _check_shapes(frames[0].signal.shape, bias=bias)
     signals = [_linear(frame.signal, detector, bias) for frame in frames]
     noise = measure_read_noise(signals)
-    level = float(np.nanmedian(sample(signals[0])))
+    level = median_of_known(sample(signals[0]))
     faintest = 3 * noise / math.sqrt(len(frames))
     model = NoiseModel(noise, _gain(frames), pedestal=level, faintest=faintest, step=_step(frames))
     combined = _combine(signals, model, options)
@@ -207,7 +208,7 @@ def exposure_levels(chips: Sequence[dict], options: dict) -> dict[str, float]:
                 frame.signal, frame.exptime, chip["detector"], chip["bias"], chip["dark"], exposure_tolerance(options)
             )
             pixels = sample(signal)
-            good = pixels[pixels > options.get("low_response", 0.2) * np.nanmedian(pixels)]
+            good = pixels[pixels > options.get("low_response", 0.2) * median_of_known(pixels)]
             found.setdefault(str(frame.raw.path), []).append((float(good.sum(dtype=np.float64)), good.size))
     complete = {path: parts for path, parts in found.items() if len(parts) == len(chips)}
     return {path: sum(total for total, _ in parts) / sum(n for _, n in parts) for path, parts in complete.items()}
@@ -424,7 +425,7 @@ def _choose_flats(frames, flats, detector: dict, options: dict) -> tuple[list[in
     """Indices of the frames with a usable level, which is noted, and the reasons of the others."""
     kept, left_out = [], []
     for index, (frame, flat) in enumerate(zip(frames, flats, strict=True)):
-        level = float(np.nanmedian(sample(flat)))
+        level = median_of_known(sample(flat))
         reason = _unusable_flat(frame, level, detector, options)
         if reason is None:
             frame.level = level if frame.level is None else frame.level
@@ -451,7 +452,7 @@ def _unusable_flat(frame: _Frame, level: float, detector: dict, options: dict) -
     allowed = options.get("flat_max_saturated", 0.01)
     if saturated > allowed:
         return f"{frame.name} is saturated in {saturated:.1%} of its pixels, {allowed:.1%} are allowed"
-    median, highest = float(np.nanmedian(raw)), options.get("flat_max_level", 0.9) * saturation
+    median, highest = median_of_known(raw), options.get("flat_max_level", 0.9) * saturation
     if median > highest:
         return f"{frame.name} is too bright: {median:.0f} ADU, at most {highest:.0f} are allowed"
     return None
@@ -501,4 +502,4 @@ def _mean_response(data, uncertainty, good, typical: float, options: dict) -> fl
 
 def _typical(data: np.ndarray, norm: float | None) -> float:
     """Response in units of which the lowest useful one is given: that of a typical pixel."""
-    return abs(float(np.nanmedian(data))) if norm is None and np.isfinite(data).any() else 1.0
+    return abs(median_of_known(data)) if norm is None and np.isfinite(data).any() else 1.0

@@ -6,6 +6,8 @@ sample is sorted. Both are exact.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 # Pixels worked on at a time, so that what is being exchanged stays in the processor's cache.
@@ -129,6 +131,19 @@ def median_of_many(values):
     median : scalar of their type
     """
     return np.mean(ranked(values, [(values.size - 1) // 2, values.size // 2]))
+
+
+def median_of_known(values) -> float:
+    """Median of the values that are not NaN, as numpy's ``nanmedian`` but sooner; NaN where there are none.
+
+    Parameters
+    ----------
+    values : ndarray
+        Of floating point.
+    """
+    unknown = np.isnan(values)
+    known = values[~unknown] if unknown.any() else values
+    return float(median_of_many(known)) if known.size else math.nan
 
 
 def ranked(values, ranks):

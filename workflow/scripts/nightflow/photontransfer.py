@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nightflow.medians import median_of_many
+from nightflow.medians import median_of_known, median_of_many
 
 _SAMPLE_PIXELS = 1 << 20  # enough for a noise to 0.1 %
 _SAMPLE_BANDS = 16
@@ -93,7 +93,7 @@ def measure_gain(sources: Sequence, read_noise: float) -> float | None:
 
 
 def _pair_gain(first: np.ndarray, second: np.ndarray, read_noise: float) -> float | None:
-    levels = np.array([np.nanmedian(first), np.nanmedian(second)], dtype=np.float64)
+    levels = np.array([median_of_known(first), median_of_known(second)])
     a, b = levels.mean() / levels
     first, second = first * np.float32(a), second * np.float32(b)
     difference = (first[1::2] - second[1::2]) - (first[::2] - second[::2])
@@ -119,9 +119,10 @@ def clipped_deviation(values: np.ndarray, limit: float = 4.0) -> float:
     smallest = float(np.spacing(np.float32(abs(centre) + 1)))
     deviation = max(1.4826 * float(median_of_many(np.abs(values - centre))) or float(values.std()), smallest)
     for _ in range(5):
+        previous = centre, deviation
         inside = values[np.abs(values - centre) <= limit * deviation]
         centre, deviation = float(inside.mean()), float(inside.std()) / math.sqrt(_variance_within(limit))
-        if deviation == 0:
+        if deviation == 0 or (centre, deviation) == previous:
             break
     return deviation
 

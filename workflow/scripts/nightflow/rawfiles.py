@@ -248,11 +248,11 @@ def open_sound(path: str | os.PathLike, hdu: int | str | None = None) -> RawFile
     """
     raw = open_raw(path, hdu)
     pixels = sample(raw)
-    pixels = pixels[np.isfinite(pixels)]
-    if not pixels.size:
+    lowest, highest = (extreme.reduce(pixels, axis=None) for extreme in (np.fmin, np.fmax))
+    if np.isnan(lowest):
         raise RejectedFrame(f"{raw.path.name} holds no numbers", raw.header)
-    if pixels.min() == pixels.max():
-        raise RejectedFrame(f"all pixels of {raw.path.name} are {pixels[0]:g}: it shows nothing", raw.header)
+    if lowest == highest:
+        raise RejectedFrame(f"all pixels of {raw.path.name} are {lowest:g}: it shows nothing", raw.header)
     return raw
 
 
