@@ -51,3 +51,10 @@ def test_median_of_known_leaves_nan_out(unknown):
     values.flat[:unknown] = np.nan
     expected = np.nanmedian(values) if unknown < values.size else np.nan
     np.testing.assert_equal(medians.median_of_known(values), float(expected))
+
+
+@pytest.mark.parametrize("share", [0, 0.01, 0.3, 0.5, 0.999, 1])
+@pytest.mark.parametrize("n", [1, 2, 77, 100_000])
+def test_quantile_is_that_of_numpy(n, share):
+    values = np.random.default_rng(n).exponential(size=n).astype(np.float32)
+    assert medians.quantile(values, share) == pytest.approx(np.quantile(values.astype(float), share), rel=1e-12)

@@ -255,13 +255,13 @@ def _flux_factors(names: list[str], stars: sharedstars.SharedStars, reference: s
 
 def by_correlation(frames: Mapping[str, Frame], reference: str, table, options: Mapping) -> Alignment:
     """Engine ``correlation``: shifts of whole images, on the grid of the reference frame."""
-    target = products.read_image(frames[reference].image).data
+    target = products.read_data(frames[reference].image)
     transforms: dict[str, Transform | RejectedFrame] = {reference: registration.identity()}
     exposures = {str(row["frame"]): float(row["exptime"]) for row in table}
     for name, frame in frames.items():
         if name != reference:
             try:
-                matrix = _correlated(products.read_image(frame.image).data, target, options)
+                matrix = _correlated(products.read_data(frame.image), target, options)
             except RejectedFrame as verdict:
                 transforms[name] = verdict
                 continue

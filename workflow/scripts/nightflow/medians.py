@@ -146,8 +146,23 @@ def median_of_known(values) -> float:
     return float(median_of_many(known)) if known.size else math.nan
 
 
+def quantile(values, share: float) -> float:
+    """Value below which a share of all values lies, interpolated between two of them.
+
+    Parameters
+    ----------
+    values : ndarray
+        Any number of them but none, without NaN.
+    share : float
+        From 0 to 1.
+    """
+    place = share * (values.size - 1)
+    low, high = ranked(values, [math.floor(place), math.ceil(place)]).astype(float)
+    return float(low + (place - math.floor(place)) * (high - low))
+
+
 def ranked(values, ranks):
-    """Values of these ranks near the middle, the smallest value having rank 0.
+    """Values of a few ranks beside each other, the smallest value having rank 0.
 
     Parameters
     ----------

@@ -280,14 +280,30 @@ def read_image(path: str | os.PathLike) -> Image:
         extensions = {
             hdu.name: hdu.data for hdu in hdus[1:] if hdu.name not in ("SCI", "MASK", "UNCERT") and hdu.data is not None
         }
-        science = hdus["SCI"] if "SCI" in hdus else hdus[0]
         return Image(
-            data=_native(science.data, np.float32),
+            data=_science(hdus),
             mask=_native(hdus["MASK"].data, np.uint16),
             uncertainty=_native(hdus["UNCERT"].data, np.float32),
             header=hdus[0].header.copy(),
             extensions=extensions,
         )
+
+
+def read_data(path: str | os.PathLike) -> np.ndarray:
+    """Science pixels of an image product, float32, shape (ny, nx); its other planes are not read.
+
+    Raises
+    ------
+    RejectedFrame
+        As `read_image`.
+    """
+    with fits.open(path, memmap=False) as hdus:
+        raise_if_rejected(hdus[0].header)
+        return _science(hdus)
+
+
+def _science(hdus: fits.HDUList) -> np.ndarray:
+    return _native((hdus["SCI"] if "SCI" in hdus else hdus[0]).data, np.float32)
 
 
 def write_table(path: str | os.PathLike, table, header: fits.Header, name: str) -> None:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from nightflow import extinction, page, previews, products, transfer, weakness
 from nightflow.atomic import write_if_changed
+from nightflow.medians import quantile
 
 _IDENTITY = ["frame", "target", "filter", "date_obs"]
 _LISTED = 5
@@ -120,8 +121,9 @@ _NO_PIXELS = dict.fromkeys(("low", "median", "high", "picture"))
 def _pixel_statistics(path: str) -> dict:
     import numpy as np
 
-    data = products.read_image(path).data
-    low, median, high = np.nanpercentile(data, [1, 50, 99]) if np.isfinite(data).any() else [np.nan] * 3
+    data = products.read_data(path)
+    known = data[np.isfinite(data)]
+    low, median, high = (quantile(known, share) if known.size else np.nan for share in (0.01, 0.5, 0.99))
     picture = previews.zscale(previews.shrink(data, _THUMBNAIL))
     return {"low": low, "median": median, "high": high, "picture": previews.thumbnail(picture)}
 
@@ -161,7 +163,7 @@ def write_previews(stacks: Sequence[dict], folder: str | os.PathLike) -> None:
     for number, stack in enumerate(stacks):
         path = Path(folder, stack["target"], f"{stack['filter']}.png")
         path.parent.mkdir(parents=True, exist_ok=True)
-        data = np.zeros((1, 1)) if stack["rejected"] else products.read_image(stack["path"]).data
+        data = np.zeros((1, 1)) if stack["rejected"] else products.read_data(stack["path"])
         previews.write_png(path, data)
         small = previews.stretch(previews.shrink(data, _INLINED))
         stack["picture"] = previews.thumbnail(small) if number < _MOST_INLINED else None
