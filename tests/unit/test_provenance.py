@@ -40,6 +40,10 @@ def test_closure_follows_imports_inside_functions(tmp_path, library):
     ("module", "old", "new", "changes"),
     [
         ("combine", "len(x)", "(len(x) - 1)", True),
+        ("combine", "len(x)", "len(x, )", False),
+        ("combine", "len(x)", "len(*x)", True),
+        ("combine", "sum(x)", "sum(x, 0)", True),
+        ("combine", "sum(x)", "sum(x, 0.0)", True),
         ("combine", "def mean(x):", "# why\ndef mean(x):", False),
         ("combine", "def mean(x):\n", 'def mean(x):\n    """What it is."""\n', False),
         ("unused", "1", "2", False),

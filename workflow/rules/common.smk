@@ -45,10 +45,9 @@ from nightflow import (
     atomic,
     configuration,
     failures,
-    cosmicrays,
     frames,
     instruments,
-    nova,
+    lacosmic,
     online_catalogues,
     planning,
     provenance,
@@ -124,7 +123,7 @@ def stop(error):
 def load_instruments():
     """Header dialects by name: those that come with nightflow, and the user's file if one is configured."""
     definitions = {
-        name: load_configfile(source_file(f"../../config/instruments/{name}.yaml"))
+        name: configuration.read(source_file(f"../../config/instruments/{name}.yaml"))
         for name in INSTRUMENTS
     }
     chosen = config["instrument"]
@@ -143,7 +142,7 @@ def load_instruments():
 
 
 def schema(name):
-    return load_configfile(source_file(f"../schemas/{name}.schema.yaml"))
+    return configuration.read(source_file(f"../schemas/{name}.schema.yaml"))
 
 
 def make_plan():
@@ -168,10 +167,12 @@ def hide_key():
     """Put the key of engine nova where its jobs look, and where no product and no record of a run shows it."""
     key = config["astrometry"].pop("api_key")
     if key:
+        from nightflow import nova
+
         os.environ.setdefault(nova.KEY_VARIABLE, key)
 
 
-defaults = load_configfile(source_file("../../config/config.yaml"))
+defaults = configuration.read(source_file("../../config/config.yaml"))
 update_config(defaults, config)
 config.update(configuration.typed(defaults, schema("config")))
 
@@ -179,7 +180,7 @@ try:
     configuration.check(config, schema("config"))
     hide_key()
     configuration.check_results_dir(config["results_dir"])
-    if sentence := cosmicrays.refused(config["cosmic_rays"]):
+    if sentence := lacosmic.refused(config["cosmic_rays"]):
         raise configuration.ConfigurationError(sentence)
     RESULTS = configuration.canonical(config["results_dir"])
     PLAN = make_plan()
@@ -537,6 +538,8 @@ def engine_of_solve():
     if section["file"] and not Path(section["file"]).is_file():
         stop(f"reference_catalogue.file {section['file']!r} not found")
     if engine == "nova":
+        from nightflow import nova
+
         try:
             nova.key_of_user()
         except steps.UserError as error:

@@ -106,21 +106,21 @@ def find_cosmic_rays(image: Image, options: Mapping | None = None):
     Raises
     ------
     ValueError
-        If `refused` has an objection to the options.
+        If `nightflow.lacosmic.refused` has an objection to the options.
 
     References
     ----------
     L.A.Cosmic: van Dokkum (2001), PASP 113, 1420.
     """
     options = {**DEFAULTS, **(options or {})}
-    if sentence := refused(options):
+    if sentence := lacosmic.refused(options):
         raise ValueError(sentence)
     unusable = (image.mask & int(UNUSABLE | MaskBit.SATURATED)) != 0
     unusable |= ~np.isfinite(image.data) | ~(image.uncertainty > 0)
     if unusable.all() or min(image.shape) < _SMALLEST:
         return np.zeros(image.shape, dtype=bool)
     pixels, sigma = _filled(image.data, unusable), _filled(image.uncertainty, unusable)
-    candidates = ENGINES[options["engine"]](pixels, sigma**2, unusable, options)
+    candidates = _DETECT[options["engine"]](pixels, sigma**2, unusable, options)
     if not options["test_psf"]:
         return candidates & ~unusable
     return _test_candidates(pixels, sigma, unusable, candidates, options)
@@ -178,26 +178,7 @@ def _astroscrappy(pixels, variance, unusable, options):
     return rays
 
 
-ENGINES = {"lacosmic": lacosmic.detect, "astroscrappy": _astroscrappy}
-
-
-def refused(options: Mapping) -> str | None:
-    """Why these options cannot be used together, in a sentence; None where they can.
-
-    Parameters
-    ----------
-    options : mapping
-        Section ``cosmic_rays`` of the configuration.
-    """
-    engine = options["engine"]
-    if engine not in ENGINES:
-        return f"cosmic_rays.engine is one of {', '.join(ENGINES)}, not {engine!r}"
-    if engine == "lacosmic" and options["fsmode"] != "median":
-        return f"cosmic_rays.fsmode {options['fsmode']} needs cosmic_rays.engine: astroscrappy"
-    if engine == "astroscrappy" and options["cleantype"] == "median":
-        # its array for the median is filled in two places of 25
-        return "cosmic_rays.cleantype median needs cosmic_rays.engine: lacosmic; astroscrappy's is not reproducible"
-    return None
+_DETECT = {"lacosmic": lacosmic.detect, "astroscrappy": _astroscrappy}
 
 
 def _test_candidates(pixels, sigma, unusable, candidates, options):

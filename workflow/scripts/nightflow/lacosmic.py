@@ -17,11 +17,31 @@ from nightflow.medians import median_of, ranked
 
 DEFAULTS = {"sigclip": 4.5, "sigfrac": 0.3, "objlim": 5.0, "niter": 4, "sepmed": True, "cleantype": "meanmask"}
 CLEANING = ("median", "medmask", "meanmask", "idw")
+ENGINES = ("lacosmic", "astroscrappy")  # this one, and the package
 _BLOCK = 16  # px, within which the noise is bounded from below
 _MARGIN = 6  # px around the image; the fine structure looks so far
 # Pixels whose verdict a changed one can alter are nearer than this: medians of medians, then growth by two.
 _REACH = 8
 _AT_A_TIME = 4096  # pixels whose surroundings are gathered together
+
+
+def refused(options: Mapping) -> str | None:
+    """Why these options cannot be used together, in a sentence; None where they can.
+
+    Parameters
+    ----------
+    options : mapping
+        Section ``cosmic_rays`` of the configuration.
+    """
+    engine = options["engine"]
+    if engine not in ENGINES:
+        return f"cosmic_rays.engine is one of {', '.join(ENGINES)}, not {engine!r}"
+    if engine == "lacosmic" and options["fsmode"] != "median":
+        return f"cosmic_rays.fsmode {options['fsmode']} needs cosmic_rays.engine: astroscrappy"
+    if engine == "astroscrappy" and options["cleantype"] == "median":
+        # its array for the median is filled in two places of 25
+        return "cosmic_rays.cleantype median needs cosmic_rays.engine: lacosmic; astroscrappy's is not reproducible"
+    return None
 
 
 def detect(pixels, variance, excluded, options: Mapping | None = None):

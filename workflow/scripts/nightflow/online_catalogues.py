@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nightflow import pointing, products
+from nightflow import pointing
 from nightflow.reference_catalogues import EMPTY, NO_ANSWER
 from nightflow.steps import UserError
 
@@ -135,11 +135,12 @@ def fields_of(lights: Mapping[str, Frame], config: Mapping) -> dict[str, Field]:
 
 def _reach(light: Frame, options: Mapping) -> float:
     """Degrees from a pointing to the farthest star that may be on the frame; a tenth more or less does not matter."""
+    from nightflow.products import RejectedFrame
     from nightflow.rawfiles import RawFile
 
     try:
         scale = pointing.pointing_of(RawFile(light.path, light.hdu).header, {}, options).scale
-    except (OSError, products.RejectedFrame):
+    except (OSError, RejectedFrame):
         scale = None
     nx, ny = (int(side) for side in light.shape.split("x"))
     half = np.hypot(nx * scale[0], ny * scale[1]) / 7200 if scale else _USUAL_HALF
@@ -301,6 +302,8 @@ def write(path: str | os.PathLike, table, field: Field, query: Mapping, reason: 
     """
     from astropy.io import fits
     from astropy.table import Table
+
+    from nightflow import products
 
     header = fits.Header({"NFSOURCE": query["table"], "NFRA": field.ra, "NFDEC": field.dec, "NFRADIUS": field.radius})
     if table is None:

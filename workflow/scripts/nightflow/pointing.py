@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from astropy.io import fits
+if TYPE_CHECKING:
+    from astropy.io import fits
 
 # Keywords of the pixel scale in arcsec/px, in order of preference.
 _SCALE_CARDS = ("PIXSCALE", "SECPIX", "SECPIX1", "PIXSCAL1", "IM_SCALE", "SCALE", "PSCALE")
