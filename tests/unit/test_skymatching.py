@@ -23,10 +23,10 @@ class Frame:
     def __post_init__(self):
         self.grid = resampling.make_grid(self.matrix, self.pixels.shape)
 
-    def window(self, window):
-        raw = resampling.raw_window(self.grid, window)
-        data = self.grid.turn(self.pixels[raw])
-        return data, np.ones_like(data), np.isnan(data).astype(np.uint16)
+    def good_values(self, windows):
+        for window in windows:
+            values = self.grid.turn(self.pixels[resampling.raw_window(self.grid, window)])
+            yield values[np.isfinite(values)]
 
 
 def shift(dx, dy):

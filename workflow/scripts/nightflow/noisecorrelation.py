@@ -138,8 +138,11 @@ def _common_in_boxes(grids, shape: tuple[int, int], weights: np.ndarray, covaria
     if not covariances.any():
         return np.zeros((ny, nx), np.float32)
     x, y = (c.ravel() for c in np.meshgrid(*(np.minimum(np.arange(0, n, BOX) + BOX // 2, n - 1) for n in shape[::-1])))
-    # few of the sets of frames that could cover a place do
-    sets, which = np.unique(np.packbits(_covering(grids, x, y), axis=1), axis=0, return_inverse=True)
+    # few of the sets of frames that could cover a place do, and neighbours mostly have the same
+    covering = np.packbits(_covering(grids, x, y), axis=1)
+    starts = np.flatnonzero(np.append(True, (covering[1:] != covering[:-1]).any(axis=1)))
+    sets, which = np.unique(covering[starts], axis=0, return_inverse=True)
+    which = np.repeat(which, np.diff(starts, append=len(covering)))
     covering = np.unpackbits(sets, axis=1, count=len(grids)).astype(bool)
     return _common(_shares(covering, weights), covariances).astype(np.float32)[which].reshape(ny, nx)
 

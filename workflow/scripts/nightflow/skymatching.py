@@ -27,8 +27,8 @@ def match_skies(frames: Sequence, shape: tuple[int, int], mode: str) -> np.ndarr
     Parameters
     ----------
     frames : sequence
-        With ``grid`` (`~nightflow.resampling.Grid`), ``flux_scale`` and ``window(rows and columns)``, which gives the
-        pixels, their variance and their mask.
+        With ``grid`` (`~nightflow.resampling.Grid`), ``flux_scale`` and ``good_values(windows)``, which gives the
+        usable pixels in each of some windows (rows and columns) of the turned frame.
     shape : tuple of int
         (ny, nx) of the stack.
     mode : {'none', 'constant', 'local'}
@@ -78,21 +78,23 @@ def _levels(frame, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Sky level of a frame in the boxes about the output positions, on the common flux scale; NaN where unknown."""
     places = frame.grid.matrix @ np.stack((x, y, np.ones_like(x)))
     factor = frame.grid.pixel_area * frame.flux_scale
-    return np.array([_level(frame, round(float(a)), round(float(b))) for a, b in places.T]) * factor
+    boxes = [_box(round(float(a)), round(float(b)), frame.grid.frame_shape) for a, b in places.T]
+    return np.array([_level(values) for values in frame.good_values(boxes)]) * factor
 
 
-def _level(frame, column: int, row: int) -> float:
-    """Clipped median of the usable pixels in the box about a pixel of the turned frame."""
-    window = tuple(
-        slice(max(0, centre - _HALF_BOX), min(length, centre + _HALF_BOX + 1))
-        for centre, length in zip((row, column), frame.grid.frame_shape, strict=True)
+def _box(column: int, row: int, shape: tuple[int, int]) -> tuple[slice, slice]:
+    """Rows and columns of what a frame has of the box about a pixel."""
+    return tuple(
+        slice(max(0, centre - _HALF_BOX), max(0, min(length, centre + _HALF_BOX + 1)))
+        for centre, length in zip((row, column), shape, strict=True)
     )
-    if any(part.start >= part.stop for part in window):
-        return np.nan
-    data, _, mask = frame.window(window)
-    values = np.sort(data[(mask == 0) & np.isfinite(data)].astype(float))
+
+
+def _level(values: np.ndarray) -> float:
+    """Clipped median of the usable pixels of a box; NaN where they are too few."""
     if len(values) < _LEAST_PART * (2 * _HALF_BOX + 1) ** 2:
         return np.nan
+    values = np.sort(values).astype(float)
     for _ in range(_CLIP_ROUNDS):
         lower, median, upper = (values[int(part * len(values))] for part in (0.25, 0.5, 0.75))
         reach = _CLIP * (upper - lower) / _QUARTILES

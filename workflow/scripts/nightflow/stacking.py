@@ -7,7 +7,7 @@ each other: they run in threads, bound the memory, and give the same bits whatev
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,9 +27,11 @@ DEEP_SKY_STACKER = {
 }
 METHODS = (*combination.COMBINATIONS, *DEEP_SKY_STACKER)
 
-_MAX_STRIP_ROWS = 96
+_MAX_STRIP_ROWS = 192
 _ANY = np.uint16(MaskBit.SATURATED | MaskBit.NONLINEAR)
 _NO_DATA = np.uint16(MaskBit.NO_DATA)
+# FITS stores unsigned 16-bit integers with their top bit inverted (BZERO = 32768).
+_TOP_BIT = np.uint16(0x8000)
 _MASTER_CARDS = ("CALBIAS", "CALDARK", "CALFLAT")
 
 
@@ -172,12 +174,20 @@ class Frame:
 
     def stored(self, window: tuple[slice, slice]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Pixels, variance and mask of a window of the frame as it is stored."""
-        data, mask, uncertainty = (
-            np.memmap(self.path, dtype, "r", offset, self.shape)[window]
-            for dtype, offset in zip((">f4", ">u2", ">f4"), self.offsets, strict=True)
-        )
-        # FITS stores unsigned 16-bit integers with their top bit inverted (BZERO = 32768)
-        return data, np.square(uncertainty, dtype=np.float32), mask.astype(np.uint16) ^ np.uint16(0x8000)
+        data, mask, uncertainty = (plane[window] for plane in self._mapped())
+        return data, np.square(uncertainty, dtype=np.float32), mask.astype(np.uint16) ^ _TOP_BIT
+
+    def good_values(self, windows: Iterable[tuple[slice, slice]]) -> Iterator[np.ndarray]:
+        """The values of the pixels without any flag in each of some windows of the turned frame."""
+        data, mask, _ = (self.grid.turn(plane) for plane in self._mapped())
+        for window in windows:
+            values = data[window][mask[window] == _TOP_BIT].astype(np.float32)
+            yield values[np.isfinite(values)]
+
+    def _mapped(self) -> list[np.ndarray]:
+        """Pixels, mask and uncertainty as they are in the file."""
+        file, formats = np.memmap(self.path, np.uint8, "r"), (">f4", ">u2", ">f4")
+        return [np.ndarray(self.shape, type_, file, at) for type_, at in zip(formats, self.offsets, strict=True)]
 
 
 def open_frames(inputs: Sequence[StackInput | tuple]) -> list[Frame]:
