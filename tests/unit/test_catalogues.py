@@ -131,22 +131,6 @@ def test_two_stars_that_touch_are_two_and_blended(options):
     assert len(made(image, options, deblend=False)) == 8
 
 
-def test_blends_are_those_that_photutils_finds_in_all_segments(options):
-    from photutils.segmentation import deblend_sources, detect_sources
-
-    chosen = options["catalogue"]
-    rng = np.random.default_rng(3)
-    x, y = rng.uniform(5, 195, (2, 400))
-    data = render(x, y, rng.uniform(500, 20_000, 400), shape=(200, 200)).data
-    segments = detect_sources(data, 30.0, n_pixels=5)
-    expected = deblend_sources(
-        data, segments, n_pixels=chosen["npixels"], n_levels=chosen["deblend_levels"],
-        contrast=chosen["deblend_contrast"], progress_bar=False,
-    )  # fmt: skip
-    assert expected.n_labels > segments.n_labels + 20
-    np.testing.assert_array_equal(catalogues._deblended(data, segments, chosen).data, expected.data)
-
-
 def test_correlated_noise_enters_the_errors(options):
     """Fully, and where frames share noise, for the part of an error that is not the photon noise of the source."""
     plain, correlated = made(field()[-1], options), made(field(noisecor=1.5)[-1], options)

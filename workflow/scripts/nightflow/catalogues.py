@@ -73,8 +73,10 @@ def without_sky(image: Image, sections: Mapping) -> Image:
 
 def _find_segments(image: Image, fwhm: float, options: Mapping):
     """Engine ``segmentation``: connected pixels above the threshold, deblended; with Kron photometry."""
-    from photutils.segmentation import SourceCatalog, detect_sources
+    from photutils.segmentation import SegmentationImage, SourceCatalog, detect_sources
     from scipy.ndimage import gaussian_filter
+
+    from nightflow import deblending
 
     bad = _unusable(image)
     if bad.all():
@@ -89,7 +91,9 @@ def _find_segments(image: Image, fwhm: float, options: Mapping):
             return np.zeros(0), np.zeros(0), _kron_columns(None)
         if options["deblend"]:
             # in an image sharper than that in which faint sources are found
-            segments = _deblended(gaussian_filter(data, 0.5 * sigma, truncate=3), segments, options)
+            sharp = gaussian_filter(data, 0.5 * sigma, truncate=3)
+            shape = options["npixels"], options["deblend_levels"], options["deblend_contrast"]
+            segments = SegmentationImage(deblending.deblend(sharp, segments.data, *shape))
         noise = np.where(bad, np.float32(0), image.uncertainty)
         found = SourceCatalog(data, segments, convolved_data=smooth, error=noise, mask=bad,
                               kron_params=(options["kron_factor"], 1.4, 0.0))  # fmt: skip
@@ -97,22 +101,6 @@ def _find_segments(image: Image, fwhm: float, options: Mapping):
         kron = {name: (values[order], unit) for name, (values, unit) in _kron_columns(found).items()}
         # the brightest pixel: the centre of gravity of a star with a neighbour in its wings is off
         return found.max_value_xindex[order].astype(float), found.max_value_yindex[order].astype(float), kron
-
-
-def _deblended(sharp: np.ndarray, segments, options: Mapping):
-    """The segments, of which those that blend sources are cut. Each part has its own peak: others are not tried."""
-    from photutils.segmentation import deblend_sources
-
-    labels = segments.data
-    y, x = np.divmod(np.flatnonzero(labels), labels.shape[1])
-    peak = sources.local_maxima(np.where(labels > 0, sharp, np.float32(-np.inf)), y, x, reach=1)
-    blended = np.flatnonzero(np.bincount(labels[y[peak], x[peak]]) > 1)
-    if not blended.size:
-        return segments
-    return deblend_sources(
-        sharp, segments, n_pixels=options["npixels"], labels=blended, n_levels=options["deblend_levels"],
-        contrast=options["deblend_contrast"], progress_bar=False,
-    )  # fmt: skip
 
 
 def _smoothed_noise(image: Image, bad: np.ndarray, smooth: np.ndarray, sigma: float) -> np.ndarray:
