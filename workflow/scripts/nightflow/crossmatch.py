@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 from astropy.io import fits
 
+from nightflow.neighbours import mutual_nearest
 from nightflow.pointing import celestial_wcs
 from nightflow.products import RejectedFrame
 
@@ -108,17 +109,11 @@ def merge(catalogues: Mapping, options: Mapping, registration_options: Mapping):
 
 def _joined(place, rows: dict, name: str, other, matrix, radius: float) -> tuple[np.ndarray, dict]:
     """Places and rows with those of one more filter: matched where each is the other's nearest, else appended."""
-    from scipy.spatial import KDTree
-
     moved = np.column_stack([np.asarray(other[c], dtype=float) for c in ("x", "y")]) @ matrix[:2, :2].T + matrix[:2, 2]
     own = np.full(len(place), -1)
     alone = np.ones(len(moved), dtype=bool)
-    if len(place) and len(moved):
-        distance, i = KDTree(place).query(moved)
-        _, back = KDTree(moved).query(place)
-        j = np.flatnonzero((distance <= radius) & (back[i] == np.arange(len(moved))))
-        own[i[j]] = j
-        alone[j] = False
+    j, i = mutual_nearest(moved, place, radius)
+    own[i], alone[j] = j, False
     added = np.flatnonzero(alone)
     rows = {filter_: np.concatenate((r, np.full(len(added), -1))) for filter_, r in rows.items()}
     return np.vstack((place, moved[added])), {**rows, name: np.concatenate((own, added))}
