@@ -34,11 +34,17 @@ def test_roundtrip_is_exact(tmp_path, image):
 
 
 @pytest.mark.parametrize("compression", ["none", "rice"])
-def test_data_alone_are_those_of_the_image(tmp_path, image, compression):
+def test_planes_alone_are_those_of_the_image(tmp_path, image, compression):
     products.write_image(tmp_path / "a.fits", image, compression)
-    data = products.read_data(tmp_path / "a.fits")
-    np.testing.assert_array_equal(data, products.read_image(tmp_path / "a.fits").data)
+    data, whole = products.read_data(tmp_path / "a.fits"), products.read_image(tmp_path / "a.fits")
+    np.testing.assert_array_equal(data, whole.data)
     assert data.dtype == np.float32 and data.dtype.isnative
+    stored = products.StoredImage(tmp_path / "a.fits")
+    assert stored.shape == whole.shape and stored.header == whole.header
+    for name in ("data", "mask", "uncertainty"):
+        plane, expected = getattr(stored, name), getattr(whole, name)
+        np.testing.assert_array_equal(plane, expected)
+        assert plane.dtype == expected.dtype and plane.dtype.isnative
 
 
 def test_ccddata_reads_data_mask_and_uncertainty(tmp_path, image):
@@ -81,7 +87,7 @@ def test_rejected_frames_say_why_and_keep_their_header(tmp_path):
     products.write_rejected(
         tmp_path / "a.fits", RejectedFrame("all pixels — saturated", fits.Header({"OBJECT": "M51"}))
     )
-    for read in (products.read_image, products.read_data, products.read_table):
+    for read in (products.read_image, products.read_data, products.StoredImage, products.read_table):
         with pytest.raises(RejectedFrame, match="all pixels . saturated") as verdict:
             read(tmp_path / "a.fits")
         assert verdict.value.header["OBJECT"] == "M51"

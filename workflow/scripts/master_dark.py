@@ -5,7 +5,7 @@ from nightflow import masters, products, steps
 
 def main(frames, hdu, exptimes, bias, output, detector, options, configuration):
     try:
-        bias = products.read_image(bias) if bias else None
+        bias = products.StoredImage(bias) if bias else None
         image = masters.make_dark(frames, bias, detector, options, hdu=hdu, exptimes=exptimes)
         image.header["NFCONF"] = (configuration, "digest of the options behind this product")
         products.write_image(output, image)

@@ -7,7 +7,7 @@ import logging
 import numpy as np
 from astropy.io import fits
 
-from nightflow.products import Image, RejectedFrame, clean_header, read_image
+from nightflow.products import RejectedFrame, StoredImage, clean_header
 from nightflow.rawfiles import JoinedRawFile, RawFile, open_raw
 from nightflow.steps import UserError
 
@@ -79,7 +79,7 @@ def _set_cards(header: fits.Header, cards: dict) -> None:
             header[keyword] = (value, _COMMENTS[keyword])
 
 
-def read_masters(paths: dict[str, str | None], missing: str) -> dict[str, Image | None]:
+def read_masters(paths: dict[str, str | None], missing: str) -> dict[str, StoredImage | None]:
     """Masters by kind; None where a light has none.
 
     Parameters
@@ -101,7 +101,7 @@ def read_masters(paths: dict[str, str | None], missing: str) -> dict[str, Image 
         if path is None:
             continue
         try:
-            masters[kind] = read_image(path)
+            masters[kind] = StoredImage(path)
         except RejectedFrame as verdict:
             sentence = f"the master {kind.replace('_', ' ')} {path} was rejected: {verdict.reason}"
             if missing == "error":

@@ -24,7 +24,7 @@ from nightflow.combine import Combined, NoiseModel, Rejection, combine
 from nightflow.detector import SignalRows
 from nightflow.medians import median_of_known
 from nightflow.photontransfer import measure_gain, measure_read_noise, sample
-from nightflow.products import Image, MaskBit, RejectedFrame, clean_header, read_image
+from nightflow.products import Image, MaskBit, RejectedFrame, StoredImage, clean_header, read_image
 from nightflow.rawfiles import JoinedRawFile, RawFile, open_raw, open_sound
 
 __all__ = ["find_bad_pixels", "make_bias", "make_dark", "make_flat"]
@@ -230,12 +230,12 @@ def common_levels(table, frames: Sequence) -> dict:
     return {"levels": [levels[str(frame)] for frame in frames], "norm": 1.0}
 
 
-def cut_outs(masters: dict[str, Image | None], corners: dict, shape: tuple[int, int]) -> dict[str, Image | None]:
+def cut_outs(masters: dict, corners: dict, shape: tuple[int, int]) -> dict[str, Image | StoredImage | None]:
     """The parts of masters that a windowed frame covers.
 
     Parameters
     ----------
-    masters : dict of str to Image or None
+    masters : dict of str to Image, StoredImage or None
         By kind.
     corners : dict of str to (int, int) or None
         Row and column where the window begins; None leaves a master as it is.
@@ -245,7 +245,7 @@ def cut_outs(masters: dict[str, Image | None], corners: dict, shape: tuple[int, 
     return {kind: _cut_out(master, corners[kind], shape) for kind, master in masters.items()}
 
 
-def _cut_out(master: Image | None, corner: tuple[int, int] | None, shape: tuple[int, int]) -> Image | None:
+def _cut_out(master: Image | StoredImage | None, corner: tuple[int, int] | None, shape: tuple[int, int]):
     if master is None or corner is None:
         return master
     (y, x), (ny, nx) = corner, shape

@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from copy import copy
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from astropy.io import fits
@@ -287,6 +288,51 @@ def read_image(path: str | os.PathLike) -> Image:
             header=hdus[0].header.copy(),
             extensions=extensions,
         )
+
+
+class StoredImage:
+    """An image product whose planes are read when they are asked for: of a master, no step needs them all.
+
+    Parameters
+    ----------
+    path : path-like
+
+    Attributes
+    ----------
+    shape, header, data, mask, uncertainty
+        Those of `Image`.
+
+    Raises
+    ------
+    RejectedFrame
+        As `read_image`.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self._path = path
+        self.header = read_header(path)
+        raise_if_rejected(self.header)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        in_primary = self.header["NAXIS"] == 2
+        return (int(self.header["NAXIS2"]), int(self.header["NAXIS1"])) if in_primary else self.data.shape
+
+    @cached_property
+    def data(self) -> np.ndarray:
+        return read_data(self._path)
+
+    @cached_property
+    def mask(self) -> np.ndarray:
+        return self._plane("MASK", np.uint16)
+
+    @cached_property
+    def uncertainty(self) -> np.ndarray:
+        return self._plane("UNCERT", np.float32)
+
+    def _plane(self, name: str, dtype) -> np.ndarray:
+        with fits.open(self._path, memmap=False) as hdus:
+            return _native(hdus[name].data, dtype)
 
 
 def read_data(path: str | os.PathLike) -> np.ndarray:
