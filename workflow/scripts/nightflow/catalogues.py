@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 from astropy.io import fits
 
-from nightflow import photometry, sky, sources
+from nightflow import packages, photometry, sky, sources
 from nightflow.medians import median_of_many
 from nightflow.products import UNUSABLE, Image, MaskBit, RejectedFrame
 from nightflow.sources import FWHM_OF_SIGMA
@@ -73,10 +73,12 @@ def without_sky(image: Image, sections: Mapping) -> Image:
 
 def _find_segments(image: Image, fwhm: float, options: Mapping):
     """Engine ``segmentation``: connected pixels above the threshold, deblended; with Kron photometry."""
-    from photutils.segmentation import SegmentationImage, SourceCatalog, detect_sources
     from scipy.ndimage import gaussian_filter
 
     from nightflow import deblending
+
+    with packages.quick_photutils():
+        from photutils.segmentation import SegmentationImage, SourceCatalog, detect_sources
 
     bad = _unusable(image)
     if bad.all():
@@ -126,7 +128,8 @@ def _kron_columns(found) -> dict:
 
 def _find_peaks(image: Image, fwhm: float, options: Mapping):
     """Engine ``daofind``: peaks of the image filtered with a star (Stetson 1987, PASP 99, 191)."""
-    from photutils.detection import DAOStarFinder
+    with packages.quick_photutils():
+        from photutils.detection import DAOStarFinder
 
     bad = _unusable(image)
     data = np.where(bad, np.float32(0), image.data)

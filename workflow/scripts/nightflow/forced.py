@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nightflow import products, sources
+from nightflow import packages, products, sources
 from nightflow.products import UNUSABLE, Image, MaskBit, RejectedFrame
 
 _MATCH_RADIUS = 3.0  # px of the first match to the frame's own sources
@@ -158,7 +158,8 @@ def measure(image: Image | str | os.PathLike, x, y, radii, annulus: tuple[float,
     RejectedFrame
         If `image` is the path of a rejected frame.
     """
-    from photutils.aperture import CircularAperture
+    with packages.quick_photutils():
+        from photutils.aperture import CircularAperture
 
     image = image if isinstance(image, Image) else products.read_image(image)
     ny, nx = image.shape

@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 
-from nightflow import photometry
+from nightflow import packages, photometry
 from nightflow.products import UNUSABLE, Image, RejectedFrame
 
 #: Columns that `measure` returns.
@@ -43,7 +43,9 @@ def measure(image: Image, table, fwhm: float) -> dict:
     Anderson & King (2000), PASP 112, 1360; photutils' EPSFBuilder and PSFPhotometry.
     """
     from astropy.table import Table
-    from photutils.psf import PSFPhotometry, SourceGrouper
+
+    with packages.quick_photutils():
+        from photutils.psf import PSFPhotometry, SourceGrouper
 
     chosen = _psf_stars(table, fwhm)
     bad = ((image.mask & int(UNUSABLE)) != 0) | ~np.isfinite(image.data) | ~np.isfinite(image.uncertainty)
