@@ -99,8 +99,9 @@ def _pair_gain(first: np.ndarray, second: np.ndarray, read_noise: float) -> floa
     difference = (first[1::2] - second[1::2]) - (first[::2] - second[::2])
     level = 0.25 * (first[1::2] + second[1::2] + first[::2] + second[::2])
     lit = level > _LIT * levels.mean()
-    in_units_of_photon_noise = difference[lit] / np.sqrt(2 * (a + b) * level[lit])
-    read_part = read_noise**2 * (a**2 + b**2) / (a + b) * np.mean(1 / level[lit], dtype=np.float64)
+    difference, level = difference[lit], level[lit]
+    in_units_of_photon_noise = difference / np.sqrt(2 * (a + b) * level)
+    read_part = read_noise**2 * (a**2 + b**2) / (a + b) * np.mean(1 / level, dtype=np.float64)
     photon_part = clipped_deviation(in_units_of_photon_noise) ** 2 - read_part
     return float(1 / photon_part) if photon_part > 0 else None
 
@@ -117,13 +118,17 @@ def clipped_deviation(values: np.ndarray, limit: float = 4.0) -> float:
         return 0.0
     centre = float(median_of_many(values))
     smallest = float(np.spacing(np.float32(abs(centre) + 1)))
-    deviation = max(1.4826 * float(median_of_many(np.abs(values - centre))) or float(values.std()), smallest)
+    away = np.abs(values - centre)
+    deviation = max(1.4826 * float(median_of_many(away)) or float(values.std()), smallest)
     for _ in range(5):
         previous = centre, deviation
-        inside = values[np.abs(values - centre) <= limit * deviation]
-        centre, deviation = float(inside.mean()), float(inside.std()) / math.sqrt(_variance_within(limit))
+        inside = values[away <= limit * deviation]
+        centre = float(inside.mean())
+        inside -= centre  # in place here and below: a new plane costs more than the sum
+        deviation = math.sqrt(np.square(inside, out=inside).mean()) / math.sqrt(_variance_within(limit))
         if deviation == 0 or (centre, deviation) == previous:
             break
+        np.abs(np.subtract(values, centre, out=away), out=away)
     return deviation
 
 

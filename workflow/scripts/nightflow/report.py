@@ -122,7 +122,8 @@ def _pixel_statistics(path: str) -> dict:
     import numpy as np
 
     data = products.read_data(path)
-    known = data[np.isfinite(data)]
+    finite = np.isfinite(data)
+    known = data if finite.all() else data[finite]
     low, median, high = (quantile(known, share) if known.size else np.nan for share in (0.01, 0.5, 0.99))
     picture = previews.zscale(previews.shrink(data, _THUMBNAIL))
     return {"low": low, "median": median, "high": high, "picture": previews.thumbnail(picture)}
