@@ -40,6 +40,9 @@ sys.path.insert(0, str(Path(LIBRARY["__init__"]).parents[1]))
 # Snakemake puts the folder of a script behind what is installed, which may be nightflow in another version.
 search_path = [sys.path[0], *filter(None, [os.environ.get("PYTHONPATH")])]
 os.environ.update(PYTHONPATH=os.pathsep.join(search_path))
+# glibc gives the memory of each array back to the system and has it zeroed for the next one: 4 % of a step's time.
+os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**25))
+os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**28))
 
 from nightflow import (
     atomic,

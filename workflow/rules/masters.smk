@@ -5,7 +5,7 @@ rule detector:
         f"{RESULTS}/logs/detectors/{{camera}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/detectors/{{camera}}.tsv"
-    priority: 10
+    priority: 90
     conda:
         "../../envs/calibrate.yaml"
     threads: 1
@@ -35,7 +35,7 @@ rule master_bias:
         f"{RESULTS}/benchmarks/masters/{{master}}.tsv"
     wildcard_constraints:
         master="bias_[A-Za-z0-9._-]+",
-    priority: 10
+    priority: 90
     conda:
         "../../envs/calibrate.yaml"
     threads: 1
@@ -64,7 +64,7 @@ rule master_dark:
         f"{RESULTS}/benchmarks/masters/{{master}}.tsv"
     wildcard_constraints:
         master="dark_[A-Za-z0-9._-]+",
-    priority: 10
+    priority: 90
     conda:
         "../../envs/calibrate.yaml"
     threads: 1
@@ -92,7 +92,7 @@ rule flat_levels:
         f"{RESULTS}/logs/masters/{{mosaic}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/masters/{{mosaic}}.tsv"
-    priority: 10
+    priority: 90
     conda:
         "../../envs/calibrate.yaml"
     threads: 1
@@ -117,7 +117,7 @@ rule master_flat:
         f"{RESULTS}/benchmarks/masters/{{master}}.tsv"
     wildcard_constraints:
         master="flat_[A-Za-z0-9._-]+",
-    priority: 10
+    priority: 90
     conda:
         "../../envs/calibrate.yaml"
     threads: 1
@@ -146,7 +146,7 @@ rule library_master:
         f"{RESULTS}/benchmarks/masters/{{master}}.tsv"
     wildcard_constraints:
         master="library_[A-Za-z0-9._-]+",
-    priority: 10
+    priority: 90
     conda:
         "../../envs/calibrate.yaml"
     threads: 1
@@ -173,7 +173,7 @@ rule bad_pixels:
         f"{RESULTS}/logs/masters/{{badpixels}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/masters/{{badpixels}}.tsv"
-    priority: 10
+    priority: 90
     conda:
         "../../envs/calibrate.yaml"
     threads: 1
