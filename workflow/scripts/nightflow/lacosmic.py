@@ -9,7 +9,7 @@ and in later iterations only near those that were cleaned.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, reduce
 
 import numpy as np
 
@@ -298,8 +298,9 @@ def _edge_distance(shape):
 
 def _least_in_surroundings(plane):
     """Minimum of each block of pixels and the blocks that touch it."""
-    starts = [np.arange(0, n, _BLOCK) for n in plane.shape]
-    least = np.minimum.reduceat(np.minimum.reduceat(plane, starts[0], axis=0), starts[1], axis=1)
+    whole = np.pad(plane, [(0, -n % _BLOCK) for n in plane.shape], mode="edge")
+    rows = reduce(np.minimum, (whole[i::_BLOCK] for i in range(_BLOCK)))
+    least = reduce(np.minimum, (rows[:, i::_BLOCK] for i in range(_BLOCK)))
     padded = np.pad(least, 1, mode="edge")
     rows = np.minimum(np.minimum(padded[:-2], padded[1:-1]), padded[2:])
     return np.minimum(np.minimum(rows[:, :-2], rows[:, 1:-1]), rows[:, 2:])

@@ -364,11 +364,15 @@ def _filter_noise(sigma):
 
 def stamps(plane, x, y, half: int, fill=0):
     """Squares of `plane` about the pixels nearest to the positions, shape (n, 2 half + 1, 2 half + 1)."""
-    rows, columns = (
-        np.clip(np.rint(c).astype(int), 0, n - 1)[:, None] + np.arange(-half, half + 1)
-        for c, n in zip((y, x), plane.shape, strict=True)
-    )
-    return _values_at(plane, rows[:, :, None], columns[:, None, :], fill)
+    size = 2 * half + 1
+    top, left = (np.clip(np.rint(c).astype(int), 0, n - 1) - half for c, n in zip((y, x), plane.shape, strict=True))
+    inside = (top >= 0) & (left >= 0) & (top + size <= plane.shape[0]) & (left + size <= plane.shape[1])
+    squares = np.empty((top.size, size, size), plane.dtype)
+    if inside.any():
+        squares[inside] = np.lib.stride_tricks.sliding_window_view(plane, (size, size))[top[inside], left[inside]]
+    rows, columns = (first[~inside, None] + np.arange(size) for first in (top, left))
+    squares[~inside] = _values_at(plane, rows[:, :, None], columns[:, None, :], fill)
+    return squares
 
 
 def _values_at(plane, rows, columns, fill):
