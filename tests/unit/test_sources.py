@@ -329,3 +329,15 @@ def test_apertures_in_pixels_do_not_change_what_a_source_is():
     usual = sources.detect_sources(image)
     pixels = sources.detect_sources(image, {"aperture_unit": "px", "aperture": 6.0})
     np.testing.assert_array_equal(usual["flux"], pixels["flux"])
+
+
+@pytest.mark.parametrize("half", [0, 2, 4, 30])
+def test_stamps_are_squares_of_the_plane_filled_up_beyond_its_edges(half):
+    """Also where the plane is smaller than a square, and for positions off the plane, which count as at its edge."""
+    plane = np.arange(12 * 9, dtype=np.float32).reshape(12, 9)
+    x, y = np.array([4.2, 0.0, 8.4, 3.6, 20.0]), np.array([5.6, 0.0, 11.0, 2.0, -7.0])
+    padded = np.pad(plane, half, constant_values=-1)
+    rows, columns = np.clip(np.rint(y).astype(int), 0, 11), np.clip(np.rint(x).astype(int), 0, 8)
+    expected = [padded[r : r + 2 * half + 1, c : c + 2 * half + 1] for r, c in zip(rows, columns, strict=True)]
+    np.testing.assert_array_equal(sources.stamps(plane, x, y, half, fill=-1), expected)
+    assert sources.stamps(plane, x[:0], y[:0], half).shape == (0, 2 * half + 1, 2 * half + 1)
