@@ -226,15 +226,20 @@ def write_image(path: str | os.PathLike, image: Image, compression: str = "none"
         mask = fits.CompImageHDU(np.ascontiguousarray(image.mask, dtype=np.uint16), name="MASK")
         uncertainty = _quantised(image.uncertainty, sigma / 64, fits.Header(), "UNCERT")
     else:
-        primary = [fits.PrimaryHDU(np.ascontiguousarray(image.data, dtype=np.float32), header)]
+        primary = [fits.PrimaryHDU(_as_stored(image.data, np.float32), header)]
         mask = fits.ImageHDU(np.ascontiguousarray(image.mask, dtype=np.uint16), name="MASK")
-        uncertainty = fits.ImageHDU(np.ascontiguousarray(image.uncertainty, dtype=np.float32), name="UNCERT")
+        uncertainty = fits.ImageHDU(_as_stored(image.uncertainty, np.float32), name="UNCERT")
     for bit in MaskBit:
         mask.header[f"BIT{bit.value.bit_length() - 1:02d}"] = (bit.name, f"value {bit.value}")
     uncertainty.header["UTYPE"] = ("StdDevUncertainty", "1 sigma")
     if "BUNIT" in header:
         uncertainty.header["BUNIT"] = header["BUNIT"]
     write_fits(path, [*primary, mask, uncertainty, *(_extension(k, v) for k, v in image.extensions.items())])
+
+
+def _as_stored(plane: np.ndarray, dtype) -> np.ndarray:
+    """Pixels in the byte order of the file: astropy turns others for the checksum, back, and again to write them."""
+    return np.ascontiguousarray(plane, dtype=np.dtype(dtype).newbyteorder(">"))
 
 
 def _quantised(pixels: np.ndarray, step: float, header: fits.Header, name: str) -> fits.CompImageHDU:
@@ -251,7 +256,7 @@ def _quantised(pixels: np.ndarray, step: float, header: fits.Header, name: str) 
 
 def _extension(name: str, content):
     if isinstance(content, np.ndarray):
-        return fits.ImageHDU(content, name=name)
+        return fits.ImageHDU(_as_stored(content, content.dtype), name=name)
     hdu = fits.BinTableHDU(content.as_array(), name=name)
     for number, column in enumerate(content.colnames, start=1):
         if content[column].unit is not None:  # as text: electron is a unit, though not of the FITS standard
