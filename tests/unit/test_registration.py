@@ -128,6 +128,21 @@ def test_difficult_lists(lists):
         assert distance_from_truth(registration.find_transform(frame, reference, OPTIONS), matrix) < 0.5
 
 
+# what astroalign alone does not find
+_MISSED = {"a third of a frame", "another camera", "mirror"}
+
+
+@pytest.mark.parametrize("name", [name for name in TRANSFORMS if name not in _MISSED])
+def test_same_transform_as_from_astroalign(name, monkeypatch):
+    """Whether voting triangles or astroalign find the asterisms, all stars in common give the same transform."""
+    frame, reference = star_lists(1, matrix_of(**TRANSFORMS[name]))
+    voted = registration.find_transform(frame, reference, OPTIONS)
+    monkeypatch.setattr(registration.asterisms, "match", lambda *_: None)
+    found = registration.find_transform(frame, reference, OPTIONS)
+    np.testing.assert_allclose(voted.matrix, found.matrix, rtol=0, atol=1e-9)
+    assert (voted.n_matched, voted.rms) == pytest.approx((found.n_matched, found.rms))
+
+
 def test_same_stars_same_bits():
     """The transform is the same to the last bit in each call, and the global random state is left alone."""
     frame, reference = star_lists(1, matrix_of(2.0), missing=0.3, spurious=20)
