@@ -6,6 +6,8 @@ every threshold of every segment. Here that is done only where two peaks of the 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from scipy import ndimage
 
@@ -42,9 +44,9 @@ def deblend(image: np.ndarray, labels: np.ndarray, npixels: int, n_levels: int, 
     Bertin & Arnouts (1996), A&AS 117, 393, section 6.
     """
     cut, boxes, top = labels.copy(), ndimage.find_objects(labels), int(labels.max(initial=0))
-    for label, second_peak in zip(*_with_two_peaks(image, labels), strict=True):
+    for label, peaks in _blends(image, labels):
         box = boxes[label - 1]
-        parts = _parts(image[box], labels[box] == label, second_peak, npixels, n_levels, contrast)
+        parts = _parts(image[box], labels[box] == label, peaks, npixels, n_levels, contrast)
         if parts is not None:
             numbers, part = np.unique(parts[parts > 0], return_inverse=True)
             cut[box][parts > 0] = top + 1 + part
@@ -54,26 +56,26 @@ def deblend(image: np.ndarray, labels: np.ndarray, npixels: int, n_levels: int, 
     return (np.cumsum(kept) * kept).astype(labels.dtype)[cut]
 
 
-def _with_two_peaks(image, labels) -> tuple[np.ndarray, np.ndarray]:
-    """Labels of the segments with more than one local maximum, and the height of the second highest."""
+def _blends(image, labels) -> Iterator[tuple[int, np.ndarray]]:
+    """Labels of the segments with more than one local maximum, and the heights of these, the highest first."""
     y, x = np.divmod(np.flatnonzero(labels), labels.shape[1])
     peak = local_maxima(np.where(labels > 0, image, np.float32(-np.inf)), y, x, reach=1)
     label, height = labels[y[peak], x[peak]], image[y[peak], x[peak]]
     order = np.lexsort((-height, label))
-    label, height = label[order], height[order]
-    first = np.diff(label, prepend=0) > 0
-    second = 1 + np.flatnonzero(first[:-1] & ~first[1:])
-    return label[second], height[second]
+    numbers, first = np.unique(label[order], return_index=True)
+    for number, peaks in zip(numbers, np.split(height[order], first[1:]), strict=False):  # no peaks are one part, too
+        if len(peaks) > 1:
+            yield number, peaks
 
 
-def _parts(data, segment, second_peak, npixels: int, n_levels: int, contrast: float):
+def _parts(data, segment, peaks, npixels: int, n_levels: int, contrast: float):
     """Labels of the parts of a segment; None where it is one source."""
     values = data[segment]
     low, high = values.min(), values.max()
     logarithmic = low > 0
-    markers = _markers(data, segment, _thresholds(low, high, n_levels, logarithmic), second_peak, npixels)
+    markers = _markers(data, segment, _thresholds(low, high, n_levels, logarithmic), peaks, npixels)
     if logarithmic and markers is not None and len(_numbers(markers)) > _MOST_MARKERS:
-        markers = _markers(data, segment, _thresholds(low, high, n_levels, False), second_peak, npixels)
+        markers = _markers(data, segment, _thresholds(low, high, n_levels, False), peaks, npixels)
     if markers is None:
         return None
     parts = _flooded(data, segment, markers, contrast)
@@ -85,19 +87,23 @@ def _thresholds(low, high, number: int, logarithmic: bool) -> np.ndarray:
     return low * (high / low) ** ((even - low) / (high - low)) if logarithmic and low < high else even
 
 
-def _markers(data, segment, thresholds, second_peak, npixels: int):
+def _markers(data, segment, thresholds, peaks, npixels: int):
     """Labels of the largest parts that are separate at some threshold; None without any.
 
-    At thresholds above the second peak only one part is left.
+    Above the second peak only one part is left, and parts with one peak each do not fall apart any more.
     """
     markers = None
-    for threshold in thresholds[thresholds < second_peak]:
+    for threshold in thresholds[thresholds < peaks[1]]:
         parts, number = ndimage.label((data > threshold) & segment, _TOUCHING)
-        large = np.bincount(parts.ravel(), minlength=number + 1) >= npixels
+        if number == 1:
+            continue
+        large = np.bincount(parts.ravel()) >= npixels
         large[0] = False
         if np.count_nonzero(large) > 1:
             parts[~large[parts]] = 0
             markers = parts if markers is None else _split(markers, parts)
+        if number == np.count_nonzero(peaks > threshold):
+            break
     return markers
 
 
