@@ -31,15 +31,19 @@ rule all:
         products_of_a_night,
 
 
+# What is frozen, no search for garbage looks through again, the last one as Python ends included.
 onstart:
+    gc.freeze()
     atomic.remove_scratch(RESULTS)
     compile_library()
     lift_rate_limit()
 
 
 onsuccess:
+    gc.freeze()
     print_summary()
 
 
 onerror:
+    gc.freeze()
     print_failures(log)
