@@ -23,3 +23,58 @@ assert importlib.reload(_optional_deps).__all__ == quick and quick
 def test_photutils_knows_its_optional_packages_though_it_was_not_told_what_is_installed():
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, "-c", SCRIPT], env=environment, check=True)
+
+
+UNITS = """
+import sys
+import nightflow
+from astropy.io import fits
+assert "astropy.units" not in sys.modules
+from astropy import units
+from astropy.table import QTable
+from astropy.utils import data
+assert units.Quantity is not object and sys.modules["astropy.units"] is units
+table = QTable({"flux": [1, 2] * units.electron})
+assert table["flux"].unit == units.electron
+assert data.get_free_space_in_dir(".", unit=units.byte).unit == units.byte
+data.check_free_space_in_dir(".", 1 * units.byte)
+"""
+
+
+def test_astropy_has_its_units_though_the_reader_of_fits_files_came_without():
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-W", "error", "-c", UNITS], env=environment, check=True)
+
+
+NEEDED = """
+import sys
+from nightflow import packages
+runs = []
+def run(module):
+    from astropy.units import Quantity, electron  # the stand-in lacks the latter
+    runs.append((module, electron))
+packages._run_without_units(run, "module")
+assert [module for module, _ in runs] == ["module"] and str(runs[0][1]) == "electron"
+"""
+
+
+def test_an_astropy_that_needs_its_units_at_once_gets_them():
+    """The module is run again, with the true units."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", NEEDED], env=environment, check=True)
+
+
+STEPS = """
+import runpy
+import sys
+for step in sys.argv[1:]:
+    runpy.run_path(step)
+    assert "astropy.units" not in sys.modules, step
+"""
+
+
+def test_steps_on_pixels_begin_without_units(root):
+    steps = "calibrate mask detector master_bias master_dark master_flat bad_pixels".split()
+    scripts = [str(root / "workflow" / "scripts" / f"{step}.py") for step in steps]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", STEPS, *scripts], env=environment, check=True)

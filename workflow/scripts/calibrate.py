@@ -2,13 +2,11 @@
 
 from pathlib import Path
 
-from astropy.io import fits
-
 from nightflow import badpixels, bayer, calibration, characterisation, lights, masters, products, steps
 
 
 def main(light, paths, measured, own_map, output, options, missing, compression, configuration):
-    header, detector = fits.Header(), light["detector"]
+    header, detector = None, light["detector"]
     if measured:
         detector = characterisation.with_measurements(detector, characterisation.read_table(measured))
     try:

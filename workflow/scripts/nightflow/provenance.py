@@ -37,7 +37,7 @@ def code_digest(script: str | Path, library: dict[str, str]) -> str:
 
 def imported_modules(script: str | Path, library: dict[str, str]) -> set[str]:
     """Names of the library modules in the import closure of `script`, imports inside functions included."""
-    found, waiting = {"__init__"}, list(_source(str(script))[0] & library.keys())
+    found, waiting = set(), ["__init__", *(_source(str(script))[0] & library.keys())]
     while waiting:
         module = waiting.pop()
         if module not in found:
