@@ -9,7 +9,7 @@ rule catalogue:
         f"{RESULTS}/logs/catalogues/{{target}}/{{filter}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/catalogues/{{target}}/{{filter}}.tsv"
-    priority: 62
+    priority: GATHERING + 2
     conda:
         "../../envs/catalogues.yaml"
     threads: 1
@@ -35,7 +35,7 @@ rule match_catalogues:
         f"{RESULTS}/logs/catalogues/{{target}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/catalogues/{{target}}.tsv"
-    priority: 64
+    priority: GATHERING + 3
     conda:
         "../../envs/catalogues.yaml"
     threads: 1
@@ -66,7 +66,7 @@ rule composite:
         f"{RESULTS}/logs/composites/{{target}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/composites/{{target}}.tsv"
-    priority: 64
+    priority: GATHERING + 3
     conda:
         "../../envs/catalogues.yaml"
     threads: 1
@@ -99,7 +99,7 @@ rule lightcurves:
         f"{RESULTS}/logs/lightcurves/{{target}}/{{filter}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/lightcurves/{{target}}/{{filter}}.tsv"
-    priority: 66
+    priority: GATHERING + 4
     conda:
         "../../envs/catalogues.yaml"
     threads: 1

@@ -267,6 +267,11 @@ def pixels(path):
     return temp(path) if config["disk"] == "small" else path
 
 
+# Priority of what gathers frames: after all lights, so that the last stacks are made side by side, not one behind the
+# other; with `disk: small` as soon as its frames are there, for the place that they take.
+GATHERING = 50 if config["disk"] == "small" else 10
+
+
 def memory(factor, base=400):
     """Memory in MB for `factor` times the size of the input, products that are never compressed; more at each attempt."""
 

@@ -13,7 +13,7 @@ rule select_frames:
         f"{RESULTS}/logs/selection/{{target}}/{{filter}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/selection/{{target}}/{{filter}}.tsv"
-    priority: 50
+    priority: GATHERING
     conda:
         "../../envs/stack.yaml"
     threads: 1
@@ -45,7 +45,7 @@ rule stack:
         f"{RESULTS}/logs/stacks/{{target}}/{{filter}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/stacks/{{target}}/{{filter}}.tsv"
-    priority: 60
+    priority: GATHERING + 1
     conda:
         "../../envs/stack.yaml"
     threads: threads_of_stack
