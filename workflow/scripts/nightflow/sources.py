@@ -295,7 +295,7 @@ def _one_for_each_blob(y, x, saturated, reach):
     first, number = first[number > 0], number[number > 0]
     keep = blob == 0
     keep[first] = True
-    positions = np.nonzero(saturated)
+    positions = np.divmod(np.flatnonzero(saturated), saturated.shape[1])
     of_blob = blobs[positions]
     size = np.bincount(of_blob, minlength=count + 1)[number]
     y, x = y.astype(float), x.astype(float)

@@ -138,15 +138,16 @@ class _Hough:
 
     def _project(self, y, x, weight):
         """Sum of weights at each angle (row) and distance (column) of a line's normal."""
-        dy, dx = y - self.middle[0], x - self.middle[1]
+        dy, dx = (((at - middle) / self.step).astype(np.float32) for at, middle in zip((y, x), self.middle, strict=True))
+        cos, sin = (of(self.angles)[:, None].astype(np.float32) for of in (np.cos, np.sin))
+        first_distance = np.float32(self.radius / self.step + 1)
         sums = np.empty((self.angles.size, self.distances.size))
         together = max(1, _AT_A_TIME // max(y.size, 1))
         for first in range(0, self.angles.size, together):
-            part, angle = sums[first : first + together], self.angles[first : first + together, None]
-            distance = dx * np.cos(angle) + dy * np.sin(angle)
-            index = ((distance + self.radius) / self.step + 1).astype(np.intp)
-            index += np.arange(len(part))[:, None] * part.shape[1]
-            weights = np.broadcast_to(weight, index.shape)
+            rows = slice(first, first + together)
+            index = (dx * cos[rows] + dy * sin[rows] + first_distance).astype(np.intp)
+            index += np.arange(len(index))[:, None] * self.distances.size
+            weights, part = np.broadcast_to(weight, index.shape), sums[rows]
             part[:] = np.bincount(index.ravel(), weights.ravel(), part.size).reshape(part.shape)
         return sums
 
@@ -181,9 +182,10 @@ def _chords(angles, distances, shape):
     # a point of the line is distance * (cos, sin) + t * (-sin, cos)
     for start, slope, half in ((distances * cos, -sin, half_x), (distances * sin, cos, half_y)):
         slope = np.where(np.abs(slope) < 1e-9, 1e-9, slope)
-        limits.append(np.sort([(-half - start) / slope, (half - start) / slope], axis=0))
-    low, high = np.maximum(limits[0][0], limits[1][0]), np.minimum(limits[0][1], limits[1][1])
-    return np.maximum(high - low, 0)
+        middle, reach = -start / slope, np.abs(half / slope)
+        limits.append((middle - reach, middle + reach))
+    (low, high), (other_low, other_high) = limits
+    return np.maximum(np.minimum(high, other_high) - np.maximum(low, other_low), 0)
 
 
 def _across(line: Line, y, x):
