@@ -74,7 +74,7 @@ for step in sys.argv[1:]:
 
 
 def test_steps_on_pixels_begin_without_units(root):
-    steps = "calibrate mask detector master_bias master_dark master_flat bad_pixels".split()
+    steps = "calibrate mask sky detector master_bias master_dark master_flat bad_pixels".split()
     scripts = [str(root / "workflow" / "scripts" / f"{step}.py") for step in steps]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, "-c", STEPS, *scripts], env=environment, check=True)

@@ -101,6 +101,19 @@ def test_long_reasons_survive(tmp_path):
     assert verdict.value.reason == reason.strip()
 
 
+def test_columns_are_written_as_the_same_table_would_be(tmp_path):
+    """A step that imports no tables of astropy's writes the same bytes, columns of several values included."""
+    columns = products.Columns(
+        {"x": np.arange(3.0), "flux": np.ones((3, 2)), "flags": np.array([1, 0, 4], np.int32)},
+        {"x": "pix", "flux": "electron", "not_there": "adu"},
+    )
+    for name, table in {"columns": columns, "table": columns.table()}.items():
+        products.write_table(tmp_path / f"{name}.fits", table, fits.Header({"FWHM": 2.5}), "SOURCES")
+    assert (tmp_path / "columns.fits").read_bytes() == (tmp_path / "table.fits").read_bytes()
+    table, _ = products.read_table(tmp_path / "columns.fits")
+    assert table["x"].unit == u.pix and table["flux"].unit == "electron" and table["flags"].dtype == np.int32
+
+
 def test_tables_keep_units_and_the_frame_header(tmp_path):
     table = Table({"x": [1.0, 2.0] * u.pix, "flux": [3.0, 4.0] * u.electron})
     products.write_table(tmp_path / "t.fits", table, fits.Header({"FWHM": 2.5}), "SOURCES")

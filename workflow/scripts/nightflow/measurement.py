@@ -11,7 +11,7 @@ import os
 import numpy as np
 
 from nightflow import photometry, sky, sources
-from nightflow.products import Image, MaskBit, RejectedFrame, replacing
+from nightflow.products import Columns, Image, MaskBit, RejectedFrame, replacing
 
 #: Columns of the sky table.
 COLUMNS = ["frame", "target", "filter", "date_obs"]
@@ -56,24 +56,22 @@ def subtract_sky(masked: Image, options: dict) -> tuple[Image, dict]:
     return Image(data, mask, masked.uncertainty, header), {**dataclasses.asdict(statistics), "mesh_rms": mesh_rms}
 
 
-def measure_sources(subtracted: Image, options: dict):
+def measure_sources(subtracted: Image, options: dict) -> Columns:
     """Sources of a sky-subtracted frame; seeing, elongation and aperture correction go into its header.
 
-    Returns
-    -------
-    `~astropy.table.QTable`
+    Those of `sources.find_sources`, with fluxes in apertures.
     """
-    table = sources.detect_sources(subtracted, options)
-    fwhm, ellipticity, stars = sources.seeing(table)
+    found = sources.find_sources(subtracted, options)
+    fwhm, ellipticity, stars = sources.seeing(found)
     if np.isfinite(fwhm):
         subtracted.header["FWHM"] = (float(fwhm), "[pix] median of the stars")
         subtracted.header["ELLIPT"] = (float(ellipticity), "median ellipticity of the stars")
     subtracted.header["NSTARS"] = (int(stars), "stars that FWHM was measured on")
-    subtracted.header["NSOURCES"] = (len(table), "sources found")
+    subtracted.header["NSOURCES"] = (len(found["x"]), "sources found")
     for card, size in zip(("NFYSIZE", "NFXSIZE"), subtracted.shape, strict=True):
         subtracted.header[card] = (size, "[pix] size of the image")
-    photometry.measure_apertures(subtracted, table, options)
-    return table
+    photometry.measure_apertures(subtracted, found, options)
+    return found
 
 
 def write_sky_table(path: str | os.PathLike, rows: list[dict]) -> None:

@@ -35,7 +35,7 @@ def measure_apertures(image: Image, table, options: Mapping) -> None:
         Sky-subtracted pixels. Its header gets APRAD1, APRAD2, ... (radii, px), APRADIUS (that of the main aperture),
         APCOR (factor from the flux in it to the total), APCORERR and APCORN (stars behind it; where they do not tell
         it to 5 %, APCORN is 0 and APCOR that of a Moffat profile).
-    table : `~astropy.table.QTable`
+    table : `~astropy.table.QTable` or `~nightflow.products.Columns`
         Sources with ``x y flags snr fwhm``. It gets ``aperture_flux`` and ``aperture_flux_err``, shape (n, apertures).
     options : mapping
         ``aperture`` (the main one) and ``apertures``, radii in FWHM of the frame or, with ``aperture_unit`` ``px``, in

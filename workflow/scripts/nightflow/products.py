@@ -117,6 +117,23 @@ class Image:
         self.mask[where] |= np.uint16(bit)
 
 
+class Columns(dict):
+    """Columns of a table by name, arrays of numbers of one length, of which those in `units` have a unit.
+
+    What a step writes that needs no more of a table: to import astropy's takes a fifth of `sky`.
+    """
+
+    def __init__(self, columns: Mapping[str, np.ndarray], units: Mapping[str, str]):
+        super().__init__(columns)
+        self.units = units
+
+    def table(self):
+        """The same as `~astropy.table.QTable`."""
+        from astropy.table import QTable
+
+        return QTable(self, units={name: unit for name, unit in self.units.items() if name in self})
+
+
 def clean_header(header: fits.Header) -> fits.Header:
     """Copy of `header` without cards that describe the storage or the sections of the raw file.
 
@@ -257,10 +274,16 @@ def _quantised(pixels: np.ndarray, step: float, header: fits.Header, name: str) 
 def _extension(name: str, content):
     if isinstance(content, np.ndarray):
         return fits.ImageHDU(_as_stored(content, content.dtype), name=name)
-    hdu = fits.BinTableHDU(content.as_array(), name=name)
-    for number, column in enumerate(content.colnames, start=1):
-        if content[column].unit is not None:  # as text: electron is a unit, though not of the FITS standard
-            hdu.header.set(f"TUNIT{number}", str(content[column].unit), after=f"TFORM{number}")
+    if isinstance(content, Columns):
+        hdu, units = fits.BinTableHDU(name=name), content.units
+        types = [(column, values.dtype, values.shape[1:]) for column, values in content.items()]
+        hdu.data = np.rec.fromarrays(list(content.values()), types)  # given at once, astropy imports its tables for it
+    else:
+        hdu = fits.BinTableHDU(content.as_array(), name=name)
+        units = {column: content[column].unit for column in content.colnames}
+    for number, column in enumerate(hdu.columns.names, start=1):
+        if units.get(column) is not None:  # as text: electron is a unit, though not of the FITS standard
+            hdu.header.set(f"TUNIT{number}", str(units[column]), after=f"TFORM{number}")
     return hdu
 
 
@@ -363,7 +386,7 @@ def write_table(path: str | os.PathLike, table, header: fits.Header, name: str) 
     Parameters
     ----------
     path : path-like
-    table : `~astropy.table.Table`
+    table : `~astropy.table.Table` or `Columns`
         With units on its columns.
     header : `~astropy.io.fits.Header`
     name : str

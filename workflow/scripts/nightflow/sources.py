@@ -10,7 +10,7 @@ import numpy as np
 from nightflow import sky
 from nightflow.labelling import connected_regions
 from nightflow.medians import median_of_many
-from nightflow.products import UNUSABLE, Image, MaskBit
+from nightflow.products import UNUSABLE, Columns, Image, MaskBit
 
 if TYPE_CHECKING:
     from astropy.table import QTable
@@ -180,6 +180,16 @@ def dilate(mask, radius: float):
 
 
 def detect_sources(image: Image, options: Mapping | None = None) -> QTable:
+    """Find compact sources on a sky-subtracted image and measure them, as `find_sources` does.
+
+    Returns
+    -------
+    sources : `~astropy.table.QTable`
+    """
+    return find_sources(image, options).table()
+
+
+def find_sources(image: Image, options: Mapping | None = None) -> Columns:
     """Find compact sources on a sky-subtracted image and measure them.
 
     Peaks of the image filtered with a difference of Gaussians (so that the smooth light of a galaxy or a nebula is
@@ -196,11 +206,11 @@ def detect_sources(image: Image, options: Mapping | None = None) -> QTable:
 
     Returns
     -------
-    sources : `~astropy.table.QTable`
+    sources : `~nightflow.products.Columns`
         Brightest first: ``x y`` (px, the centre of the first pixel is 0), ``flux flux_err peak`` (unit of the
         image), ``fwhm`` (px), ``ellipticity`` = 1 - minor / major axis, ``theta`` (of the major axis, radians from x
         towards y), ``snr``, ``flags`` (all `MaskBit` s within one FWHM), ``npix`` (pixels above two standard
-        deviations in the aperture). Without any source the table has these columns and no row.
+        deviations in the aperture). Without any source the columns are empty.
 
     References
     ----------
@@ -218,7 +228,7 @@ def detect_sources(image: Image, options: Mapping | None = None) -> QTable:
             break
         sigma = width
     shapes = _measure(pixels, bad, image, x, y, width if np.isfinite(width) else sigma, options)
-    return _source_table(shapes, image.header.get("BUNIT", "electron"))
+    return _true_sources(shapes, image.header.get("BUNIT", "electron"))
 
 
 def measure_at(image: Image, x, y, fwhm: float, options: Mapping | None = None) -> dict:
@@ -238,7 +248,7 @@ def measure_at(image: Image, x, y, fwhm: float, options: Mapping | None = None) 
     Returns
     -------
     dict of str to ndarray, shape (n,)
-        Columns as `detect_sources` has them, without units, and ``moved``, the distance of the centre from (x, y).
+        Columns as `find_sources` has them, and ``moved``, the distance of the centre from (x, y).
     """
     bad = ((image.mask & int(UNUSABLE)) != 0) | ~np.isfinite(image.data) | ~np.isfinite(image.uncertainty)
     pixels = np.where(bad, np.float32(0), image.data)
@@ -543,24 +553,18 @@ def moffat_exponent(ratio):
     return 1.0 / (3.07 * (1.0 - np.clip(ratio, 0.8, 0.99)))
 
 
-def _source_table(columns: dict, unit: str):
+def _true_sources(columns: dict, unit: str) -> Columns:
     """The measured sources that are neither doubles of a brighter one nor sharper than a star can be."""
-    from astropy import units as u
-    from astropy.table import QTable
-
     sigma, moved = columns.pop("sigma"), columns.pop("moved")
     width = columns["fwhm"] / FWHM_OF_SIGMA
     good = np.isfinite(columns["fwhm"]) & (moved < 2 * sigma + 1) & (columns["flux"] > 0) & (width > 0.5 * sigma)
     order = np.flatnonzero(good)
     order = order[np.lexsort((columns["x"][order], columns["y"][order], -columns["flux"][order]))]
     order = order[_unique_positions(columns["x"][order], columns["y"][order], sigma[order])]
-    flux_unit = u.electron if unit == "electron" else u.adu
-    units = {"x": u.pix, "y": u.pix, "fwhm": u.pix, "theta": u.rad}
-    units.update(dict.fromkeys(("flux", "flux_err", "peak"), flux_unit))
-    table = QTable()
-    for name, values in columns.items():
-        table[name] = values[order] * units[name] if name in units else values[order]
-    return table
+    units = {"x": "pix", "y": "pix", "fwhm": "pix", "theta": "rad"}
+    fluxes = ("flux", "flux_err", "peak", "aperture_flux", "aperture_flux_err", "local_sky")
+    units.update(dict.fromkeys(fluxes, "electron" if unit == "electron" else "adu"))
+    return Columns({name: values[order] for name, values in columns.items()}, units)
 
 
 def _unique_positions(x, y, distance):
@@ -605,8 +609,8 @@ def seeing(table) -> tuple[float, float, int]:
 
     Parameters
     ----------
-    table : `~astropy.table.Table`
-        Sources as `detect_sources` gives them.
+    table : `~astropy.table.Table` or `~nightflow.products.Columns`
+        Sources as `detect_sources` or `find_sources` gives them.
 
     Returns
     -------
@@ -617,9 +621,9 @@ def seeing(table) -> tuple[float, float, int]:
     n : int
         Number of stars used: unflagged, of S/N above 20 where at least five are, within 25 % of the common FWHM.
     """
-    if not len(table):
-        return np.nan, np.nan, 0
     fwhm = np.asarray(getattr(table["fwhm"], "value", table["fwhm"]), dtype=float)
+    if not fwhm.size:
+        return np.nan, np.nan, 0
     usable = np.isfinite(fwhm) & ((np.asarray(table["flags"]) & ~int(MaskBit.SOURCE)) == 0)
     bright = usable & (np.asarray(table["snr"]) > 20)
     chosen = bright if np.count_nonzero(bright) >= 5 else usable

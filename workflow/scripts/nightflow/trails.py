@@ -138,7 +138,9 @@ class _Hough:
 
     def _project(self, y, x, weight):
         """Sum of weights at each angle (row) and distance (column) of a line's normal."""
-        dy, dx = (((at - middle) / self.step).astype(np.float32) for at, middle in zip((y, x), self.middle, strict=True))
+        dy, dx = (
+            ((at - middle) / self.step).astype(np.float32) for at, middle in zip((y, x), self.middle, strict=True)
+        )
         cos, sin = (of(self.angles)[:, None].astype(np.float32) for of in (np.cos, np.sin))
         first_distance = np.float32(self.radius / self.step + 1)
         sums = np.empty((self.angles.size, self.distances.size))
