@@ -159,9 +159,11 @@ def test_a_chart_of_nothing_is_nothing():
 def test_masked_pixels_are_marked():
     mask = np.zeros((20, 20), np.uint16)
     mask[3, 4], mask[10:14, 10:14] = products.MaskBit.COSMIC_RAY, products.MaskBit.SOURCE
-    picture = previews.marked(np.full((10, 10), 100, np.uint8), previews.shrink_mask(mask, 10))
+    picture, palette = previews.marked(np.full((10, 10), 101, np.uint8), previews.shrink_mask(mask, 10))
+    assert len(palette) <= 256
+    picture = palette[picture]
     assert tuple(picture[1, 2]) == (230, 40, 40) and picture[5, 5, 2] > picture[5, 5, 0]
-    assert tuple(picture[0, 0]) == (100, 100, 100)
+    assert abs(int(picture[0, 0, 0]) - 101) <= 1 and len(set(picture[0, 0])) == 1
 
 
 def test_zscale_shows_the_noise_of_the_sky():
@@ -180,7 +182,7 @@ def test_zscale_is_that_of_astropy(size, bright):
 
 def drawn(path):
     with Picture.open(path) as picture:
-        return np.asarray(picture)[::-1]
+        return np.asarray(picture.convert("RGB") if picture.mode == "P" else picture)[::-1]
 
 
 def test_both_pictures_of_a_frame_and_of_a_rejected_one(tmp_path):
@@ -191,7 +193,7 @@ def test_both_pictures_of_a_frame_and_of_a_rejected_one(tmp_path):
     previews.write_frame(paths, Image(data, mask, np.ones_like(data)))
     grey, marked = map(drawn, paths)
     assert grey.shape == (40, 30) and marked.shape == (40, 30, 3) and tuple(marked[5, 6]) == (230, 40, 40)
-    assert (marked[mask == 0] == grey[mask == 0][:, None]).all()
+    assert abs(marked[mask == 0].astype(int) - grey[mask == 0][:, None]).max() <= 1
     previews.write_frame(paths, None)
     assert [drawn(path).shape for path in paths] == [(1, 1), (1, 1)]
 

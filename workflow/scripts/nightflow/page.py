@@ -294,5 +294,6 @@ def thumbnail_of(path: str | os.PathLike, longest: int = _THUMBNAIL) -> str:
     from PIL import Image as Picture
 
     with Picture.open(path) as picture:
-        picture.thumbnail((longest, longest))
-        return previews.thumbnail(np.asarray(picture)[::-1])
+        small = picture.convert("RGB") if picture.mode == "P" else picture  # numbers of colours have no means
+        small.thumbnail((longest, longest))
+        return previews.thumbnail(np.asarray(small)[::-1])

@@ -13,14 +13,15 @@ import numpy as np
 from nightflow.products import Image, MaskBit
 
 LONGEST = 1024  # px; no side of a picture is longer
-# Mask planes and the colours that mark them, the most telling last.
+# Mask planes, the colours that mark them, how strongly, and how many grey levels shine through, the most telling last.
 _MARKS = (
-    (MaskBit.SOURCE, (70, 130, 230), 0.45),
-    (MaskBit.LOW_RESPONSE | MaskBit.BAD | MaskBit.NO_DATA, (150, 60, 170), 1.0),
-    (MaskBit.SATURATED | MaskBit.NONLINEAR, (250, 220, 60), 1.0),
-    (MaskBit.TRAIL, (255, 140, 0), 0.8),
-    (MaskBit.COSMIC_RAY, (230, 40, 40), 1.0),
+    (MaskBit.SOURCE, (70, 130, 230), 0.45, 64),
+    (MaskBit.LOW_RESPONSE | MaskBit.BAD | MaskBit.NO_DATA, (150, 60, 170), 1.0, 1),
+    (MaskBit.SATURATED | MaskBit.NONLINEAR, (250, 220, 60), 1.0, 1),
+    (MaskBit.TRAIL, (255, 140, 0), 0.8, 32),
+    (MaskBit.COSMIC_RAY, (230, 40, 40), 1.0, 1),
 )
+_GREYS = 128  # levels of what is not marked: a palette has 256 colours in all
 
 
 def stretch(data: np.ndarray, contrast: float = 0.05) -> np.ndarray:
@@ -96,7 +97,7 @@ def _zscale_limits(values):
     return max(sample[0], low), min(sample[-1], high)
 
 
-def marked(grey: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def marked(grey: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A grey picture with its masked pixels in colours: sources blue, cosmic rays red, trails orange, and so on.
 
     Parameters
@@ -107,16 +108,27 @@ def marked(grey: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
     Returns
     -------
-    ndarray of uint8, shape (ny, nx, 3)
+    picture : ndarray of uint8, shape (ny, nx)
+        Number of the colour of each pixel.
+    palette : ndarray of uint8, shape (n, 3)
     """
-    picture = np.repeat(grey[..., None], 3, axis=2)
-    at = mask != 0
-    planes, colours = mask[at], picture[at].astype(np.float32)
-    for bits, colour, strength in _MARKS:
-        where = (planes & bits) != 0
-        colours[where] += strength * (np.asarray(colour, np.float32) - colours[where])
-    picture[at] = colours
-    return picture
+    picture, palette = _level(grey, _GREYS), [_shades((0, 0, 0), 0.0, _GREYS)]
+    for bits, colour, strength, levels in _MARKS:
+        at = (mask & bits) != 0
+        picture[at] = _level(grey[at], levels) + sum(map(len, palette))
+        palette.append(_shades(colour, strength, levels))
+    return picture, np.concatenate(palette)
+
+
+def _level(grey, levels: int):
+    """Grey levels of 256 in coarser steps."""
+    return (grey.astype(np.uint16) * levels // 256).astype(np.uint8)
+
+
+def _shades(colour, strength: float, levels: int):
+    """A colour over each of the grey levels."""
+    grey = np.linspace(0, 255, levels)[:, None]
+    return np.rint(grey + strength * (np.array(colour) - grey)).astype(np.uint8)
 
 
 def shrink(data: np.ndarray, longest: int = LONGEST) -> np.ndarray:
@@ -160,15 +172,15 @@ def write_frame(paths: Sequence[str | os.PathLike], image: Image | None) -> None
         return
     grey = np.zeros((1, 1), np.uint8) if image is None else zscale(shrink(image.data))
     write_picture(paths[0], grey)
-    write_picture(paths[1], grey if image is None else marked(grey, shrink_mask(image.mask)))
+    write_picture(paths[1], *((grey,) if image is None else marked(grey, shrink_mask(image.mask))))
 
 
-def write_picture(path: str | os.PathLike, picture: np.ndarray) -> None:
-    """Write grey levels, shape (ny, nx), or colours, shape (ny, nx, 3), with the first row at the bottom."""
+def write_picture(path: str | os.PathLike, picture: np.ndarray, palette: np.ndarray | None = None) -> None:
+    """Write grey levels, colours (a third axis) or numbers of a palette's colours, with the first row at the bottom."""
     from nightflow.products import replacing
 
     with replacing(path) as scratch:
-        scratch.write_bytes(_png(picture, effort=1))  # noise does not get smaller by trying harder
+        scratch.write_bytes(_png(picture, palette, effort=1))  # noise does not get smaller by trying harder
 
 
 def thumbnail(picture: np.ndarray) -> str:
@@ -176,9 +188,11 @@ def thumbnail(picture: np.ndarray) -> str:
     return "data:image/png;base64," + base64.b64encode(_png(picture, effort=6)).decode("ascii")
 
 
-def _png(picture: np.ndarray, effort: int) -> bytes:
+def _png(picture: np.ndarray, palette: np.ndarray | None = None, *, effort: int) -> bytes:
     from PIL import Image as Picture
 
-    buffer = io.BytesIO()
-    Picture.fromarray(np.ascontiguousarray(picture[::-1])).save(buffer, format="PNG", compress_level=effort)
+    drawn, buffer = Picture.fromarray(np.ascontiguousarray(picture[::-1])), io.BytesIO()
+    if palette is not None:
+        drawn.putpalette(palette.tobytes())
+    drawn.save(buffer, format="PNG", compress_level=effort)
     return buffer.getvalue()
