@@ -108,7 +108,8 @@ def _find_segments(image: Image, fwhm: float, options: Mapping):
 def _smoothed_noise(image: Image, bad: np.ndarray, smooth: np.ndarray, sigma: float) -> np.ndarray:
     """Standard deviation of the smoothed stack: of independent pixels, scaled to what the fainter half shows."""
     white = np.where(bad, np.inf, image.uncertainty) / (2 * np.sqrt(np.pi) * sigma)
-    ratio = (smooth / white)[~bad][::7]
+    sample = np.flatnonzero(~bad)[::7]
+    ratio = smooth.ravel()[sample] / white.ravel()[sample]
     if not ratio.size:
         return white
     median = np.median(ratio)
