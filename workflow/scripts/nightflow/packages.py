@@ -24,11 +24,14 @@ class UnitsLater:
     """Finds astropy.utils.data so that it is imported without astropy.units, which it needs for annotations only.
 
     astropy.io.fits imports that module, and two thirds of its time are the units, made anew in each process. Who needs
-    them imports them as ever.
+    them imports them as ever. Once it is found the finder takes itself away.
     """
 
     def find_spec(self, name: str, path=None, target=None) -> ModuleSpec | None:
-        if name != "astropy.utils.data" or _UNITS in sys.modules:
+        if name != "astropy.utils.data":
+            return None
+        sys.meta_path.remove(self)
+        if _UNITS in sys.modules:
             return None
         spec = PathFinder.find_spec(name, path)
         if spec is not None:
