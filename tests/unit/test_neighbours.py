@@ -57,3 +57,11 @@ def test_everything_in_one_place():
     """Where stars coincide, one of them is matched."""
     i, j = neighbours.mutual_nearest(np.zeros((5, 2)), np.zeros((4, 2)), 1.0)
     assert (i.tolist(), j.tolist()) == ([0], [0])
+
+
+@pytest.mark.parametrize(("n", "radius"), [(0, 5.0), (1, 5.0), (2, 500.0), (400, 0.0), (400, 3.0), (400, 60.0)])
+def test_close_pairs_are_those_of_a_tree(n, radius):
+    x, y = np.random.default_rng(n).integers(0, 300, (2, n)) + 0.25
+    found = {frozenset(map(int, pair)) for pair in zip(*neighbours.close_pairs(x, y, radius), strict=True)}
+    expected = KDTree(np.column_stack((x, y))).query_pairs(radius) if n else set()
+    assert found == {frozenset(pair) for pair in expected}

@@ -303,16 +303,6 @@ def test_crowded_field():
     assert fwhm == pytest.approx(np.sqrt(9 + PIXEL), rel=0.05)
 
 
-@pytest.mark.parametrize(("n", "radius"), [(0, 5.0), (1, 5.0), (2, 500.0), (400, 0.0), (400, 3.0), (400, 60.0)])
-def test_close_pairs_are_those_of_a_tree(n, radius):
-    from scipy.spatial import KDTree
-
-    x, y = np.random.default_rng(n).integers(0, 300, (2, n)) + 0.25
-    found = {frozenset(map(int, pair)) for pair in sources.close_pairs(x, y, radius).T}
-    expected = KDTree(np.column_stack((x, y))).query_pairs(radius) if n else set()
-    assert found == {frozenset(pair) for pair in expected}
-
-
 @pytest.mark.parametrize("sigma", [0.4, 1.27, 2.54, 11.0])
 @pytest.mark.parametrize("shape", [(1, 7), (5, 40000), (90, 70)])
 def test_smoothing_is_that_of_scipy(shape, sigma):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from nightflow import lacosmic, sky, sources
-from nightflow.labelling import connected_regions
+from nightflow.labelling import connected_regions, places
 from nightflow.medians import median_of_many, separable_median, separable_median_at
 from nightflow.products import UNUSABLE, Image, MaskBit
 
@@ -129,14 +129,9 @@ def find_cosmic_rays(image: Image, options: Mapping | None = None):
 def _filled(values, unusable):
     """`values` with unusable ones replaced by the median of their surroundings, that of the image at first."""
     filled = np.where(unusable, median_of_many(values[~unusable]), values)
-    y, x = _where(unusable)
+    y, x = places(unusable)
     filled[y, x] = separable_median_at(filled, y, x)
     return filled
-
-
-def _where(mask):
-    """Rows and columns of the pixels of a mask; numpy's `nonzero` of a plane takes ten times as long."""
-    return np.divmod(np.flatnonzero(mask), mask.shape[1])
 
 
 def replace(image: Image, rays) -> None:
@@ -153,7 +148,7 @@ def replace(image: Image, rays) -> None:
     """
     usable = ~rays & ((image.mask & int(UNUSABLE | MaskBit.SATURATED)) == 0) & np.isfinite(image.data)
     pixels = np.where(usable, image.data, np.float32(np.nan))
-    y, x = _where(rays)
+    y, x = places(rays)
     medians = np.full(len(y), np.nan, np.float32)
     for half in (2, 4):
         empty = np.flatnonzero(np.isnan(medians))
@@ -288,7 +283,7 @@ def _peaks(pixels, tested):
 
 def _nearest_peak(pixels, tested, y, x):
     """Rows and columns of the pixels of `tested`, and the nearest peak of each, of equally near ones the brightest."""
-    rows, columns = _where(tested)
+    rows, columns = places(tested)
     reach = int(_NEAR)
     order = np.argsort(pixels[y, x], kind="stable")
     rank_at = np.full((tested.shape[0] + 2 * reach, tested.shape[1] + 2 * reach), -1, np.int32)

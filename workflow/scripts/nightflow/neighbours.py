@@ -16,7 +16,6 @@ def pairs_within(points: np.ndarray, others: np.ndarray, radius: float) -> tuple
     points, others : ndarray, shapes (n, 2) and (m, 2)
         Finite coordinates.
     radius : float
-        Above zero.
 
     Returns
     -------
@@ -26,7 +25,7 @@ def pairs_within(points: np.ndarray, others: np.ndarray, radius: float) -> tuple
     """
     if not len(points) or not len(others):
         return np.zeros(0, np.intp), np.zeros(0, np.intp), np.zeros(0)
-    reach = radius * (1 + 1e-6)  # rounding must not lose a pair: the distances decide
+    reach = radius * (1 + 1e-6) or 1.0  # rounding must not lose a pair: the distances decide
     left = others[:, 0].min()
     width = np.ptp(others[:, 0]) + 2 * reach
 
@@ -48,6 +47,13 @@ def pairs_within(points: np.ndarray, others: np.ndarray, radius: float) -> tuple
         near = distance <= radius
         found.append((i[near], j[near], distance[near]))
     return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
+
+
+def close_pairs(x: np.ndarray, y: np.ndarray, radius: float) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers i < j of the positions of one list, shapes (n,), that are no farther than `radius` from each other."""
+    points = np.column_stack((x, y))
+    i, j, _ = pairs_within(points, points, radius)
+    return i[i < j], j[i < j]
 
 
 def mutual_nearest(points: np.ndarray, others: np.ndarray, radius: float) -> tuple[np.ndarray, np.ndarray]:

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 from astropy.io import fits
 
+from nightflow.neighbours import close_pairs
 from nightflow.products import UNUSABLE, Image, MaskBit
-from nightflow.sources import DETECTION_DEFAULTS, close_pairs, seeing, stamps
+from nightflow.sources import DETECTION_DEFAULTS, seeing, stamps
 
 DEFAULTS = {**DETECTION_DEFAULTS, "apertures": [1.0, 2.0, 3.0, 4.0], "sky": "global", "aperture_unit": "fwhm"}
 #: Mask bits that make a flux wrong.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nightflow.medians import ranked
+from nightflow.medians import quantile
 
 ESTIMATORS = ("median", "mean", "mode", "sextractor")
 DEFAULTS = {
@@ -85,7 +85,7 @@ def sky_statistics(data, mask=None, *, sigma: float = 4.0, maxiters: int = 10) -
     pixels = _clipped(pixels, sigma, maxiters)
     if not pixels.size:
         return SkyStatistics(np.nan, np.nan, np.nan, np.nan, 0, masked_fraction)
-    mean, median = float(pixels.mean(dtype=np.float64)), _median(pixels)
+    mean, median = float(pixels.mean(dtype=np.float64)), quantile(pixels, 0.5)
     stddev = float(pixels.std(dtype=np.float64))
     return SkyStatistics(mean, median, 3 * median - 2 * mean, stddev, pixels.size, masked_fraction)
 
@@ -259,17 +259,12 @@ def _clipped(pixels, sigma: float, maxiters: int):
     for _ in range(maxiters):
         if pixels.size < 2:
             break
-        centre, width = _median(pixels), sigma * float(pixels.std(dtype=np.float64))
+        centre, width = quantile(pixels, 0.5), sigma * float(pixels.std(dtype=np.float64))
         kept = (pixels >= np.float32(centre - width)) & (pixels <= np.float32(centre + width))
         if kept.all():
             break
         pixels = pixels[kept]
     return pixels
-
-
-def _median(pixels) -> float:
-    low, high = ranked(pixels, [(pixels.size - 1) // 2, pixels.size // 2])
-    return 0.5 * (float(low) + float(high))
 
 
 def _scalar_model(data, mask, options, statistics):

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nightflow import sky
-from nightflow.labelling import connected_regions
+from nightflow.labelling import connected_regions, places
 from nightflow.medians import median_of_many
+from nightflow.neighbours import close_pairs
 from nightflow.products import UNUSABLE, Columns, Image, MaskBit
 
 if TYPE_CHECKING:
@@ -262,7 +263,7 @@ def _find_peaks(pixels, bad, image, sigma, options):
     filtered /= np.float32(_filter_noise(sigma))
     bright = filtered > options["detection_threshold"] * image.uncertainty
     bright &= ~bad
-    y, x = np.divmod(np.flatnonzero(bright), bright.shape[1])
+    y, x = places(bright)
     highest = local_maxima(filtered, y, x, reach=2)
     y, x, value = y[highest], x[highest], filtered[y, x][highest]
     order = np.lexsort((x, y, -value))[: int(options["max_sources"])]
@@ -305,7 +306,7 @@ def _one_for_each_blob(y, x, saturated, reach):
     first, number = first[number > 0], number[number > 0]
     keep = blob == 0
     keep[first] = True
-    positions = np.divmod(np.flatnonzero(saturated), saturated.shape[1])
+    positions = places(saturated)
     of_blob = blobs[positions]
     size = np.bincount(of_blob, minlength=count + 1)[number]
     y, x = y.astype(float), x.astype(float)
@@ -571,37 +572,8 @@ def _unique_positions(x, y, distance):
     """True for each source without a brighter (earlier) one nearer than `distance`."""
     keep = np.ones(x.size, dtype=bool)
     if x.size > 1:
-        keep[close_pairs(x, y, float(distance[0])).max(axis=0)] = False
+        keep[close_pairs(x, y, float(distance[0]))[1]] = False
     return keep
-
-
-def close_pairs(x, y, radius: float):
-    """Pairs of positions no farther than `radius` from each other.
-
-    Sorted by one coordinate, each position is compared with the next one, the one after it, and so on, as long as any
-    is near enough in that coordinate.
-
-    Parameters
-    ----------
-    x, y : ndarray, shape (n,)
-    radius : float
-
-    Returns
-    -------
-    pairs : ndarray of int, shape (2, number of pairs)
-        Numbers of the positions of each pair.
-    """
-    order = np.argsort(y, kind="stable")
-    x, y = x[order], y[order]
-    first, pairs = np.arange(len(y)), [np.zeros((2, 0), dtype=np.intp)]
-    for step in range(1, len(y)):
-        first = first[first + step < len(y)]
-        first = first[y[first + step] - y[first] <= radius]
-        if not first.size:
-            break
-        near = first[np.hypot(x[first + step] - x[first], y[first + step] - y[first]) <= radius]
-        pairs.append(order[np.stack([near, near + step])])
-    return np.concatenate(pairs, axis=1)
 
 
 def seeing(table) -> tuple[float, float, int]:
