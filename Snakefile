@@ -37,6 +37,7 @@ onstart:
     atomic.remove_scratch(RESULTS)
     compile_library()
     lift_rate_limit()
+    packages.without_pandas()
 
 
 onsuccess:

@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 SCRIPT = """
 import importlib
 import importlib.metadata
@@ -78,3 +80,20 @@ def test_steps_on_pixels_begin_without_units(root):
     scripts = [str(root / "workflow" / "scripts" / f"{step}.py") for step in steps]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, "-c", STEPS, *scripts], env=environment, check=True)
+
+
+PANDAS = """
+import importlib.util
+import sys
+from nightflow.packages import without_pandas
+if "imported" in sys.argv:
+    import pandas
+without_pandas()
+assert (importlib.util.find_spec("pandas") is None) == ("imported" not in sys.argv)
+"""
+
+
+@pytest.mark.parametrize("state", ["imported", "not yet"])
+def test_snakemake_does_without_pandas_unless_it_is_there_already(state):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", PANDAS, state], env=environment, check=True)

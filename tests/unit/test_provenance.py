@@ -65,6 +65,36 @@ def test_touching_changes_nothing(tmp_path, library):
     assert digest(tmp_path, library) == before
 
 
+def test_what_was_read_of_sources_is_kept_for_the_next_run(tmp_path, library, monkeypatch):
+    """And nothing of it holds for a source that has changed since."""
+    monkeypatch.setattr(provenance, "_earlier", {})
+    monkeypatch.setattr(provenance, "_present", {})
+    before = digest(tmp_path, library)
+    provenance.keep(tmp_path / "kept.json")
+    provenance.recall(tmp_path / "kept.json")
+    with monkeypatch.context() as patch:
+        patch.setattr(provenance, "_parsed", None)
+        assert digest(tmp_path, library) == before
+    with open(library["combine"], "a") as file:
+        file.write("x = 1\n")
+    assert digest(tmp_path, library) != before
+
+
+@pytest.mark.parametrize("text", [None, "", "[]", "{}", '{"reader": ["another"], "sources": {"a": []}}'])
+def test_nothing_is_recalled_of_what_another_reader_wrote(tmp_path, text, monkeypatch):
+    monkeypatch.setattr(provenance, "_earlier", {})
+    if text is not None:
+        (tmp_path / "kept.json").write_text(text)
+    provenance.recall(tmp_path / "kept.json")
+    assert not provenance._earlier
+
+
+def test_a_folder_that_cannot_be_written_keeps_nothing(tmp_path, library, monkeypatch):
+    monkeypatch.setattr(provenance, "_present", {"new": []})
+    (tmp_path / "file").touch()
+    provenance.keep(tmp_path / "file" / "kept.json")
+
+
 def test_closure_holds_what_is_really_imported(root):
     """Every library module that importing a script loads is in the closure found by reading it."""
     scripts = root / "workflow" / "scripts"

@@ -52,6 +52,7 @@ from nightflow import (
     instruments,
     lacosmic,
     online_catalogues,
+    packages,
     planning,
     provenance,
     steps,
@@ -59,6 +60,9 @@ from nightflow import (
     wavelengths,
 )
 from nightflow.matching import NoCalibration
+
+SOURCES_READ = Path(LIBRARY["__init__"]).with_name("__pycache__") / "sources.json"
+provenance.recall(SOURCES_READ)
 
 INSTRUMENTS = (
     "andor",
@@ -878,9 +882,10 @@ def products_of_frames(night):
 def compile_library():
     """Leave byte code beside the library, where Python is told to write none as it imports (containers do so).
 
-    Each job would compile what it imports, which takes a quarter of its start.
+    Each job would compile what it imports, which takes a quarter of its start. What was read of the sources is kept there too.
     """
     compileall.compile_dir(Path(LIBRARY["__init__"]).parent, maxlevels=0, quiet=2)
+    provenance.keep(SOURCES_READ)
 
 
 def lift_rate_limit():

@@ -20,6 +20,15 @@ def quick_photutils():
     return mock.patch("importlib.metadata.packages_distributions", dict)
 
 
+def without_pandas() -> None:
+    """Keep Snakemake from importing pandas when it starts its first script, a tenth of the time before the first job.
+
+    It looks whether a parameter is a table of pandas, as none of ours is, and does without where there is no pandas. To
+    be called when all Snakefiles were read, in a workflow without others than these, which may need it.
+    """
+    sys.modules.setdefault("pandas", None)  # what is None there is not found
+
+
 class UnitsLater:
     """Finds astropy.utils.data so that it is imported without astropy.units, which it needs for annotations only.
 
