@@ -56,7 +56,7 @@ def test_stars_are_found_and_measured(options, engine):
 def test_every_column_with_a_unit_has_one_and_the_sky_is_that_of_the_wcs(options):
     *_, image = field()
     table = made(image, options)
-    units = {name: str(column.unit) for name, column in table.columns.items() if column.unit is not None}
+    units = {name: table.units[name] for name in table.colnames if name in table.units}
     assert units["rate"] == units["kron_rate_err"] == units["aperture_rate"] == "electron / s"
     assert units["mag"] == units["kron_mag_err"] == "mag" and units["ra"] == "deg" and units["x"] == "pix"
     without = {"id", "ellipticity", "snr", "flags", "blended", "kron_radius"}
@@ -154,7 +154,7 @@ def test_a_stack_without_a_pixel_or_a_zero_point(options):
     )
     nothing.header["EXPTIME"], nothing.header["BUNIT"] = 10.0, "adu"
     table = made(nothing, options)
-    assert len(table) == 0 and str(table["rate"].unit) == "adu / s"
+    assert len(table) == 0 and table.units["rate"] == "adu / s"
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +186,7 @@ def test_filters_are_matched(three_filters, options, solved):
     assert len(real) == STARS and (real["n_filters"] == 3).sum() == STARS - 3
     colour = np.asarray(real["R_rate"] / real["B_rate"])[:20]
     assert np.nanmedian(colour) == pytest.approx(3.2, rel=0.02)
-    assert table["V_rate"].unit == "electron / s" and header["GRID"] in ("B", "V", "R")
+    assert table.units["V_rate"] == "electron / s" and header["GRID"] in ("B", "V", "R")
     assert np.isfinite(table["ra"]).all() == solved
 
 

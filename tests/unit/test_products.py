@@ -87,7 +87,8 @@ def test_rejected_frames_say_why_and_keep_their_header(tmp_path):
     products.write_rejected(
         tmp_path / "a.fits", RejectedFrame("all pixels — saturated", fits.Header({"OBJECT": "M51"}))
     )
-    for read in (products.read_image, products.read_data, products.StoredImage, products.read_table):
+    readers = (products.read_image, products.read_data, products.StoredImage, products.read_table)
+    for read in (*readers, products.read_columns):
         with pytest.raises(RejectedFrame, match="all pixels . saturated") as verdict:
             read(tmp_path / "a.fits")
         assert verdict.value.header["OBJECT"] == "M51"
@@ -101,10 +102,11 @@ def test_long_reasons_survive(tmp_path):
     assert verdict.value.reason == reason.strip()
 
 
-def test_columns_are_written_as_the_same_table_would_be(tmp_path):
+@pytest.mark.parametrize("extra", [{}, {"blended": np.array([True, False, True])}])
+def test_columns_are_written_as_the_same_table_would_be(tmp_path, extra):
     """A step that imports no tables of astropy's writes the same bytes, columns of several values included."""
     columns = products.Columns(
-        {"x": np.arange(3.0), "flux": np.ones((3, 2)), "flags": np.array([1, 0, 4], np.int32)},
+        {"x": np.arange(3.0), "flux": np.ones((3, 2)), "flags": np.array([1, 0, 4], np.int32), **extra},
         {"x": "pix", "flux": "electron", "not_there": "adu"},
     )
     for name, table in {"columns": columns, "table": columns.table()}.items():
@@ -112,6 +114,20 @@ def test_columns_are_written_as_the_same_table_would_be(tmp_path):
     assert (tmp_path / "columns.fits").read_bytes() == (tmp_path / "table.fits").read_bytes()
     table, _ = products.read_table(tmp_path / "columns.fits")
     assert table["x"].unit == u.pix and table["flux"].unit == "electron" and table["flags"].dtype == np.int32
+    back, header = products.read_columns(tmp_path / "columns.fits")
+    assert back.units == {"x": "pix", "flux": "electron"} and header["FWHM"] == 2.5
+    for name in columns.colnames:
+        np.testing.assert_array_equal(back[name], columns[name])
+        assert back[name].dtype == columns[name].dtype
+
+
+def test_columns_give_columns_rows_and_parts():
+    columns = products.Columns({"x": [1.0, 2.0, 3.0], "name": ["a", "b", "c"]}, {"x": "pix"})
+    assert len(columns) == 3 and columns.colnames == ["x", "name"] and columns[1] == {"x": 2.0, "name": "b"}
+    assert [row["name"] for row in columns[columns["x"] > 1]] == ["b", "c"] and columns[:1].units == {"x": "pix"}
+    other = columns.copy()
+    other["x"][0], other["y"] = 9.0, columns["x"]
+    assert columns["x"][0] == 1.0 and list(columns.keys()) == ["x", "name"] and len(products.Columns({})) == 0
 
 
 def test_tables_keep_units_and_the_frame_header(tmp_path):

@@ -7,7 +7,7 @@ def main(catalogues, output, filters, options, registration_options, configurati
     found, verdict = {}, None
     for name, path in zip(filters, catalogues, strict=True):
         try:
-            found[name] = products.read_table(path)
+            found[name] = products.read_columns(path)
         except products.RejectedFrame as rejected:
             verdict = verdict or rejected
     if not found:

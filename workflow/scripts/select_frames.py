@@ -8,7 +8,7 @@ def main(frames, inputs, output, night_of, selection_options, registration_optio
     columns = [inputs[name] or [None] * len(frames) for name in ("sources", "zero_points", "heads", "images")]
     for frame, path, table, head, image in zip(frames, *columns, strict=True):
         try:
-            stars, header = products.read_table(path)
+            stars, header = products.read_columns(path)
             found[frame] = alignment.Frame(stars, header, head, image)
             zero_point = solving.zero_point_of(table, nights.get(frame))
             rows.append(quality.measures(frame, header, header["NSTARS"], zero_point))

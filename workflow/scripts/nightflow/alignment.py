@@ -79,7 +79,7 @@ def select_and_align(
 
     Returns
     -------
-    table : `~astropy.table.Table`
+    table : `~nightflow.products.Columns`
         Of `nightflow.quality.select`, with ``reference`` and the transform: ``xx xy x0 yx yy y0`` (output x = xx x + xy
         y + x0, and so for y, with 0-based pixels; the linear part where the frame is distorted), ``rms`` (pixels),
         ``n_matched``, ``flux_scale`` and ``flux_scale_error``.

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from astropy.io import fits
 
 from nightflow import packages, photometry, sky, sources
 from nightflow.medians import median_of_many
-from nightflow.products import UNUSABLE, Image, MaskBit, RejectedFrame
+from nightflow.products import UNUSABLE, Columns, Image, MaskBit, RejectedFrame
 from nightflow.sources import FWHM_OF_SIGMA
 
 _TYPICAL_FWHM = 3.0  # px, where no star tells
@@ -18,7 +18,7 @@ _NEIGHBOUR = 0.1  # of a source's flux, from which another within two FWHM makes
 _MAGNITUDE = 2.5 / np.log(10)
 
 
-def make(image: Image, options: Mapping, sections: Mapping):
+def make(image: Image, options: Mapping, sections: Mapping) -> Columns:
     """Catalogue of a stack.
 
     Parameters
@@ -32,11 +32,11 @@ def make(image: Image, options: Mapping, sections: Mapping):
 
     Returns
     -------
-    `~astropy.table.Table`
+    `~nightflow.products.Columns`
         Brightest first; without any source it has all columns and no row.
     """
     image = without_sky(image, sections)
-    stars = sources.detect_sources(image, sections["photometry"])
+    stars = sources.find_sources(image, sections["photometry"])
     fwhm, ellipticity, number = sources.seeing(stars)
     if np.isfinite(fwhm):
         image.header["FWHM"] = (float(fwhm), "[pix] median of the stars")
@@ -44,11 +44,9 @@ def make(image: Image, options: Mapping, sections: Mapping):
     image.header["NSTARS"] = (int(number), "stars that FWHM was measured on")
     fwhm = fwhm if np.isfinite(fwhm) else _TYPICAL_FWHM
     x, y, kron = ENGINES[options["engine"]](image, fwhm, options)
-    table = _measured(image, x, y, fwhm, sections["photometry"], options)
-    for name, (values, unit) in kron.items():
-        table[name] = values[table["found"]]
-        table[name].unit = unit or None
-    table.remove_column("found")
+    table, found = _measured(image, x, y, fwhm, sections["photometry"], options)
+    for name, values in kron.items():
+        table[name] = values[found]
     photometry.measure_apertures(image, table, sections["photometry"])
     if "aperture_flux" not in table.colnames:
         radii = {sections["photometry"]["aperture"], *sections["photometry"]["apertures"]}
@@ -100,7 +98,7 @@ def _find_segments(image: Image, fwhm: float, options: Mapping):
         found = SourceCatalog(data, segments, convolved_data=smooth, error=noise, mask=bad,
                               kron_params=(options["kron_factor"], 1.4, 0.0))  # fmt: skip
         order = np.argsort(-np.nan_to_num(found.segment_flux), kind="stable")
-        kron = {name: (values[order], unit) for name, (values, unit) in _kron_columns(found).items()}
+        kron = {name: values[order] for name, values in _kron_columns(found).items()}
         # the brightest pixel: the centre of gravity of a star with a neighbour in its wings is off
         return found.max_value_xindex[order].astype(float), found.max_value_yindex[order].astype(float), kron
 
@@ -120,11 +118,8 @@ def _kron_columns(found) -> dict:
     empty = np.zeros(0)
     values = [empty] * 3 if found is None else [found.kron_flux, found.kron_flux_err, found.kron_radius]
     area = empty if found is None else found.area
-    names = ("kron_flux", "kron_flux_err", "kron_radius")
-    units = ("", "", "")
-    columns = {n: (np.asarray(getattr(v, "value", v), float), u) for n, v, u in zip(names, values, units, strict=True)}
-    columns["area"] = (np.asarray(getattr(area, "value", area), dtype=float), "pix2")
-    return columns
+    names = ("kron_flux", "kron_flux_err", "kron_radius", "area")
+    return {n: np.asarray(getattr(v, "value", v), float) for n, v in zip(names, (*values, area), strict=True)}
 
 
 def _find_peaks(image: Image, fwhm: float, options: Mapping):
@@ -171,9 +166,7 @@ def _quiet():
 
 
 def _measured(image: Image, x, y, fwhm: float, photometry_options: Mapping, options: Mapping):
-    """Positions, shapes and flags of what was found; ``found`` is each row's number among the detections."""
-    from astropy.table import Table
-
+    """Positions, shapes and flags of what was found, and each row's number among the detections."""
     x, y = (np.asarray(c[: options["max_sources"]], dtype=float) for c in (x, y))
     columns = sources.measure_at(image, x, y, fwhm, photometry_options)
     lost = ~(columns["moved"] < max(fwhm / 2, 1.5))
@@ -181,14 +174,11 @@ def _measured(image: Image, x, y, fwhm: float, photometry_options: Mapping, opti
     # a peak of noise among many is high, its aperture is not
     real = np.flatnonzero(columns["snr"] >= options["threshold"])
     order = real[np.argsort(-columns["flux"][real], kind="stable")]
-    table = Table()
-    table["id"] = np.arange(1, len(order) + 1, dtype=np.int32)
-    for name in ("x", "y", "fwhm", "ellipticity", "theta", "flux", "flux_err", "peak", "snr", "flags"):
-        table[name] = columns[name][order]
+    names = ("x", "y", "fwhm", "ellipticity", "theta", "flux", "flux_err", "peak", "snr", "flags")
+    table = Columns({"id": np.arange(1, len(order) + 1, dtype=np.int32)} | {n: columns[n][order] for n in names})
     flux = np.nan_to_num(np.asarray(table["flux"], dtype=float))
-    table["blended"] = ~photometry.isolated(np.asarray(table["x"]), np.asarray(table["y"]), flux, 2 * fwhm, _NEIGHBOUR)
-    table["found"] = order
-    return table
+    table["blended"] = ~photometry.isolated(table["x"], table["y"], flux, 2 * fwhm, _NEIGHBOUR)
+    return table, order
 
 
 def _add_psf(image: Image, table, fwhm: float) -> None:
@@ -221,12 +211,12 @@ def _correlate(table, image: Image, radius: float) -> None:
     table["snr"] = np.asarray(table["snr"], dtype=float) / factor
 
 
-def calibrated(table, header: fits.Header):
+def calibrated(table: Columns, header: fits.Header) -> Columns:
     """The table in electrons per second and magnitudes, with sky coordinates, units on every column.
 
     Parameters
     ----------
-    table : `~astropy.table.Table`
+    table : `~nightflow.products.Columns`
         Fluxes in the unit of the stack.
     header : `~astropy.io.fits.Header`
         Of the stack: EXPTIME, BUNIT, MAGZP and the WCS where they are known.
@@ -239,30 +229,33 @@ def calibrated(table, header: fits.Header):
     x, y = (np.asarray(table[name], dtype=float) for name in ("x", "y"))
     unknown = np.full(len(table), np.nan)
     ra, dec = (unknown, unknown) if wcs is None or not len(table) else wcs.all_pix2world(x, y, 0)
-    table.add_columns([ra, dec], names=["ra", "dec"], indexes=[3, 3])
-    table.remove_columns(["flux", "flux_err"])
-    table["rate"], table["rate_err"] = rate, error
-    for name in [name for name in table.colnames if name.endswith(("_flux", "_flux_err"))]:
-        table[name.replace("_flux", "_rate")] = np.asarray(table[name], dtype=float) / exptime
-        table.remove_column(name)
+    fluxes = [name for name in table.colnames if name.endswith(("flux", "flux_err"))]
+    columns = {"id": table["id"], "x": x, "y": y, "ra": ra, "dec": dec}
+    columns |= {name: table[name] for name in table.colnames if name not in (*columns, *fluxes)}
+    columns |= {"rate": rate, "rate_err": error}
+    columns |= {n.replace("_flux", "_rate"): table[n] / exptime for n in fluxes if n not in ("flux", "flux_err")}
     for prefix in ("", "kron_", "psf_"):
-        if f"{prefix}rate" in table.colnames:
-            _add_magnitudes(table, prefix, header.get("MAGZP", np.nan))
-    unit = header.get("BUNIT", "electron")
+        if f"{prefix}rate" in columns:
+            columns |= _magnitudes(columns, prefix, header.get("MAGZP", np.nan))
+    return Columns(columns, _units(columns, header.get("BUNIT", "electron")))
+
+
+def _units(names: Iterable[str], unit: str) -> dict[str, str]:
+    """Units of the columns that have one, of a stack in this unit."""
     units = {"x": "pix", "y": "pix", "ra": "deg", "dec": "deg", "fwhm": "pix", "theta": "rad", "peak": unit}
-    for name in table.colnames:
-        table[name].unit = units.get(name, table[name].unit) or None
+    units["area"] = "pix2"
+    for name in names:
         if name.endswith(("rate", "rate_err")):
-            table[name].unit = f"{unit} / s"
-    return table
+            units[name] = f"{unit} / s"
+        elif "mag" in name:
+            units[name] = "mag"
+    return units
 
 
-def _add_magnitudes(table, prefix: str, zero_point: float) -> None:
-    rate, error = (np.asarray(table[f"{prefix}{name}"], dtype=float) for name in ("rate", "rate_err"))
+def _magnitudes(columns: Mapping, prefix: str, zero_point: float) -> dict:
+    rate, error = (columns[f"{prefix}{name}"] for name in ("rate", "rate_err"))
     with np.errstate(divide="ignore", invalid="ignore"):
         instrumental = np.where(rate > 0, -2.5 * np.log10(rate), np.nan)
-        columns = {"mag_inst": instrumental, "mag": instrumental + zero_point}
-        columns["mag_err"] = np.where(rate > 0, _MAGNITUDE * error / rate, np.nan)
-    for name, values in columns.items():
-        table[prefix + name] = values
-        table[prefix + name].unit = "mag"
+        magnitudes = {"mag_inst": instrumental, "mag": instrumental + zero_point}
+        magnitudes["mag_err"] = np.where(rate > 0, _MAGNITUDE * error / rate, np.nan)
+    return {prefix + name: values for name, values in magnitudes.items()}

@@ -10,7 +10,7 @@ from astropy.io import fits
 
 from nightflow.neighbours import mutual_nearest
 from nightflow.pointing import celestial_wcs
-from nightflow.products import RejectedFrame
+from nightflow.products import Columns, RejectedFrame
 
 _LEAST_RADIUS = 1.5  # px
 #: Columns of a filter's catalogue that the table of the target has, with the filter in front.
@@ -19,12 +19,10 @@ _COLUMNS = (
 )
 
 
-def star_list(catalogue):
+def star_list(catalogue) -> Columns:
     """A catalogue as the registration takes it: ``x y flux flux_err fwhm flags``."""
-    from astropy.table import Table
-
     names = {"x": "x", "y": "y", "flux": "rate", "flux_err": "rate_err", "fwhm": "fwhm", "flags": "flags"}
-    return Table({name: np.asarray(catalogue[column]) for name, column in names.items()})
+    return Columns({name: catalogue[column] for name, column in names.items()})
 
 
 def reference_of(catalogues: Mapping) -> str:
@@ -77,13 +75,13 @@ def merge(catalogues: Mapping, options: Mapping, registration_options: Mapping):
     Parameters
     ----------
     catalogues : mapping of str to tuple
-        (catalogue, header) by filter.
+        (catalogue, header) by filter, catalogues as `~nightflow.products.Columns`.
     options, registration_options : mapping
         Sections ``catalogue`` and ``registration`` of the configuration.
 
     Returns
     -------
-    table : `~astropy.table.Table`
+    table : `~nightflow.products.Columns`
         ``id x y ra dec n_filters`` and, for each filter, the filter's name and the columns of its catalogue; NaN and
         id 0 where a source was not found. ``x y`` are px of the reference stack.
     header : `~astropy.io.fits.Header`
@@ -104,7 +102,7 @@ def merge(catalogues: Mapping, options: Mapping, registration_options: Mapping):
             rows[name] = np.full(len(place), -1)
             continue
         place, rows = _joined(place, rows, name, catalogues[name][0], matrix, radius)
-    return _table_of(place, rows, names, catalogues, header, reference), _described(header, names, reference, rows)
+    return _table_of(place, rows, names, catalogues, header), _described(header, names, reference, rows)
 
 
 def _joined(place, rows: dict, name: str, other, matrix, radius: float) -> tuple[np.ndarray, dict]:
@@ -119,31 +117,22 @@ def _joined(place, rows: dict, name: str, other, matrix, radius: float) -> tuple
     return np.vstack((place, moved[added])), {**rows, name: np.concatenate((own, added))}
 
 
-def _table_of(place, rows: dict, names: list, catalogues: Mapping, header: fits.Header, reference: str):
-    from astropy.table import Table
-
+def _table_of(place, rows: dict, names: list, catalogues: Mapping, header: fits.Header) -> Columns:
     wcs = celestial_wcs(header)
     unknown = np.full(len(place), np.nan)
     ra, dec = (unknown, unknown) if wcs is None or not len(place) else wcs.all_pix2world(*place.T, 0)
-    table = Table()
-    table["id"] = np.arange(1, len(place) + 1, dtype=np.int32)
-    for name, values, unit in (
-        ("x", place[:, 0], "pix"),
-        ("y", place[:, 1], "pix"),
-        ("ra", ra, "deg"),
-        ("dec", dec, "deg"),
-    ):
-        table[name] = values
-        table[name].unit = unit
-    table["n_filters"] = sum((rows[name] >= 0).astype(np.int32) for name in names)
+    columns = {"id": np.arange(1, len(place) + 1, dtype=np.int32), "x": place[:, 0], "y": place[:, 1]}
+    columns |= {"ra": ra, "dec": dec, "n_filters": sum((rows[name] >= 0).astype(np.int32) for name in names)}
+    table = Columns(columns, {"x": "pix", "y": "pix", "ra": "deg", "dec": "deg"})
     for name in sorted(names):
         catalogue, found = catalogues[name][0], rows[name] >= 0
         for column in (c for c in _COLUMNS if c in catalogue.colnames):
-            values = np.asarray(catalogue[column])
+            values = catalogue[column]
             filled = np.full(len(place), np.nan if values.dtype.kind == "f" else 0, dtype=values.dtype)
             filled[found] = values[rows[name][found]]
             table[f"{name}_{column}"] = filled
-            table[f"{name}_{column}"].unit = catalogue[column].unit
+            if column in catalogue.units:
+                table.units[f"{name}_{column}"] = catalogue.units[column]
     return table
 
 

@@ -14,7 +14,7 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -117,21 +117,60 @@ class Image:
         self.mask[where] |= np.uint16(bit)
 
 
-class Columns(dict):
-    """Columns of a table by name, arrays of numbers of one length, of which those in `units` have a unit.
+class Columns:
+    """A table as plain arrays, with what steps need of the interface of astropy's: to import that takes long.
 
-    What a step writes that needs no more of a table: to import astropy's takes a fifth of `sky`.
+    Parameters
+    ----------
+    columns : mapping of str to array_like
+        By name, in order, of one length.
+    units : mapping of str to str, optional
+        Of the columns that have one.
+
+    Attributes
+    ----------
+    units : dict of str to str
     """
 
-    def __init__(self, columns: Mapping[str, np.ndarray], units: Mapping[str, str]):
-        super().__init__(columns)
-        self.units = units
+    def __init__(self, columns: Mapping, units: Mapping[str, str] | None = None):
+        self._columns = {name: np.asarray(values) for name, values in columns.items()}
+        self.units = dict(units or {})
+
+    @property
+    def colnames(self) -> list[str]:
+        return list(self._columns)
+
+    def keys(self):
+        """Names of the columns."""
+        return self._columns.keys()
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(next(iter(self._columns.values()), ()))
+
+    def __iter__(self) -> Iterator[dict]:
+        """Rows."""
+        return (self[row] for row in range(len(self)))
+
+    def __getitem__(self, key):
+        """A column by its name, a row by its number, else a table of the rows that an index of numpy takes."""
+        if isinstance(key, str):
+            return self._columns[key]
+        taken = {name: values[key] for name, values in self._columns.items()}
+        return taken if isinstance(key, int | np.integer) else Columns(taken, self.units)
+
+    def __setitem__(self, name: str, values) -> None:
+        self._columns[name] = np.asarray(values)
+
+    def copy(self) -> Columns:
+        """A table of its own, with columns of its own."""
+        return Columns({name: values.copy() for name, values in self._columns.items()}, self.units)
 
     def table(self):
         """The same as `~astropy.table.QTable`."""
         from astropy.table import QTable
 
-        return QTable(self, units={name: unit for name, unit in self.units.items() if name in self})
+        return QTable(self._columns, units={name: self.units[name] for name in self.colnames if name in self.units})
 
 
 def clean_header(header: fits.Header) -> fits.Header:
@@ -276,8 +315,11 @@ def _extension(name: str, content):
         return fits.ImageHDU(_as_stored(content, content.dtype), name=name)
     if isinstance(content, Columns):
         hdu, units = fits.BinTableHDU(name=name), content.units
-        types = [(column, values.dtype, values.shape[1:]) for column, values in content.items()]
-        hdu.data = np.rec.fromarrays(list(content.values()), types)  # given at once, astropy imports its tables for it
+        columns = {column: content[column] for column in content.colnames}
+        types = [(column, values.dtype, values.shape[1:]) for column, values in columns.items()]
+        rows = np.rec.fromarrays(list(columns.values()), types)
+        with_letters = any(values.dtype == bool for values in columns.values())  # in the file truth is T or F
+        hdu.data = fits.FITS_rec.from_columns(rows) if with_letters else rows  # given at once, astropy imports tables
     else:
         hdu = fits.BinTableHDU(content.as_array(), name=name)
         units = {column: content[column].unit for column in content.colnames}
@@ -418,12 +460,22 @@ def read_table(path: str | os.PathLike, name: str | int = 1):
     """
     from astropy.table import Table
 
+    columns, header = read_columns(path, name)
+    table = Table({column: columns[column] for column in columns.colnames})
+    for column, unit in columns.units.items():
+        table[column].unit = unit
+    return table, header
+
+
+def read_columns(path: str | os.PathLike, name: str | int = 1) -> tuple[Columns, fits.Header]:
+    """Read a table product as `read_table` does, for steps that need no more of a table than `Columns` have."""
     with fits.open(path, memmap=False) as hdus:
         raise_if_rejected(hdus[0].header)
-        table = Table({column: _native_column(hdus[name].data[column]) for column in hdus[name].columns.names})
-        for number, column in enumerate(table.colnames, start=1):
-            table[column].unit = hdus[name].header.get(f"TUNIT{number}")
-        return table, hdus[0].header.copy()
+        data, header = hdus[name].data, hdus[name].header
+        columns = {column: _native_column(data[column]) for column in hdus[name].columns.names}
+        units = {column: header.get(f"TUNIT{number}") for number, column in enumerate(columns, start=1)}
+        units = {column: unit for column, unit in units.items() if unit is not None}
+        return Columns(columns, units), hdus[0].header.copy()
 
 
 def read_header(path: str | os.PathLike) -> fits.Header:

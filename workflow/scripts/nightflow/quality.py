@@ -8,12 +8,12 @@ often grid, the others are stacked. `nightflow.alignment` adds the transforms.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from nightflow.products import RejectedFrame, replacing
+from nightflow.products import Columns, RejectedFrame, replacing
 
 WEIGHTS = ("none", "exposure", "inverse_variance", "seeing", "stars")
 
@@ -57,34 +57,25 @@ def _number(value) -> float:
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else np.nan
 
 
-def make_table(rows: list[dict]):
-    """Table of rows from `measures`; a row of a rejected frame has just ``frame`` and ``reason``.
-
-    Returns
-    -------
-    `~astropy.table.Table`
-        Sorted by frame.
-    """
-    from astropy.table import Table
-
+def make_table(rows: list[dict]) -> Columns:
+    """Table of rows from `measures`, sorted by frame; a row of a rejected frame has just ``frame`` and ``reason``."""
     rows = sorted(rows, key=lambda row: row["frame"])
-    table = Table()
-    table["frame"] = np.array([row["frame"] for row in rows], dtype=str)
-    table["used"] = [not row["reason"] for row in rows]
-    table["reason"] = np.array([row["reason"] for row in rows], dtype=object)
-    table["weight"] = np.zeros(len(rows))
-    table["n_stars"] = [int(row.get("n_stars", 0)) for row in rows]
-    for name in _FLOATS:
-        table[name] = [float(row.get(name, np.nan)) for row in rows]
-    return table
+    columns = {
+        "frame": np.array([row["frame"] for row in rows], dtype=str),
+        "used": np.array([not row["reason"] for row in rows], dtype=bool),
+        "reason": np.array([row["reason"] for row in rows], dtype=object),
+        "weight": np.zeros(len(rows)),
+        "n_stars": np.array([row.get("n_stars", 0) for row in rows], dtype=int),
+    }
+    return Columns(columns | {name: np.array([row.get(name, np.nan) for row in rows], float) for name in _FLOATS})
 
 
-def select(table, options: Mapping):
+def select(table: Columns, options: Mapping) -> Columns:
     """Mark the frames that pass every limit.
 
     Parameters
     ----------
-    table : `~astropy.table.Table`
+    table : `~nightflow.products.Columns`
         From `make_table`.
     options : mapping
         Section ``selection`` of the configuration. A limit is a number in the unit of the measure, ``"3 sigma"``
@@ -93,7 +84,7 @@ def select(table, options: Mapping):
 
     Returns
     -------
-    `~astropy.table.Table`
+    `~nightflow.products.Columns`
         Copy with ``used``, ``reason`` and ``weight`` filled in.
 
     Raises
@@ -142,7 +133,7 @@ def frame_weights(table, scheme: str) -> np.ndarray:
 
     Parameters
     ----------
-    table : `~astropy.table.Table`
+    table : `~nightflow.products.Columns`
         ``flux_scale`` is taken as 1 where the column is missing.
     scheme : str
         ``none`` (all alike), ``exposure``, ``inverse_variance`` (of the sky, on the reference's flux scale),
@@ -224,26 +215,19 @@ def _cell(value) -> str:
     return re.sub(r"\s+", " ", str(value))
 
 
-def read_selection(path):
-    """Read what `write_selection` wrote.
-
-    Returns
-    -------
-    `~astropy.table.Table`
-    """
-    from astropy.table import Table
-
+def read_selection(path) -> Columns:
+    """Read what `write_selection` wrote."""
     lines = Path(path).read_text(encoding="utf-8").splitlines()
     names = lines[0].split("\t")
-    columns = list(zip(*(line.split("\t") for line in lines[1:]), strict=True)) or [[]] * len(names)
-    table = Table()
-    for name, column in zip(names, columns, strict=True):
-        if name in ("frame", "reason"):
-            table[name] = np.array(column, dtype=object)
-        elif name in ("used", "reference"):
-            table[name] = np.array([cell == "true" for cell in column], dtype=bool)
-        elif name in ("n_stars", "n_matched"):
-            table[name] = np.array([int(cell) for cell in column], dtype=int)
-        else:
-            table[name] = np.array([float(cell) if cell else np.nan for cell in column], dtype=float)
-    return table
+    cells = list(zip(*(line.split("\t") for line in lines[1:]), strict=True)) or [[]] * len(names)
+    return Columns({name: _column(name, column) for name, column in zip(names, cells, strict=True)})
+
+
+def _column(name: str, cells: Sequence[str]) -> np.ndarray:
+    if name in ("frame", "reason"):
+        return np.array(cells, dtype=object)
+    if name in ("used", "reference"):
+        return np.array([cell == "true" for cell in cells], dtype=bool)
+    if name in ("n_stars", "n_matched"):
+        return np.array(cells, dtype=int)
+    return np.array([float(cell) if cell else np.nan for cell in cells], dtype=float)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from astropy.io import fits
@@ -17,7 +17,7 @@ def write_ds9(path: str | os.PathLike, catalogue, radius: float, scale: float | 
     Parameters
     ----------
     path : path-like
-    catalogue : `~astropy.table.Table`
+    catalogue : mapping or table
         Columns ``id x y`` (0-based px) and ``ra dec`` (degrees, NaN where unknown).
     radius : float
         px.
@@ -25,16 +25,16 @@ def write_ds9(path: str | os.PathLike, catalogue, radius: float, scale: float | 
         Arcsec per px. With it, and with sky coordinates for all sources, the regions are on the sky (ICRS) and fit any
         image of the field; else they are in pixels of the stack, which DS9 counts from 1.
     """
-    on_sky = scale is not None and len(catalogue) and np.isfinite(catalogue["ra"]).all()
+    on_sky = scale is not None and len(catalogue["ra"]) and np.isfinite(catalogue["ra"]).all()
     lines = [
         "# Region file format: DS9 version 4.1",
         "global color=green width=1 select=1 edit=1",
         "icrs" if on_sky else "image",
     ]
-    for row in catalogue:
-        place = f"{row['ra']:.7f},{row['dec']:.7f}" if on_sky else f"{row['x'] + 1:.3f},{row['y'] + 1:.3f}"
-        size = f'{radius * scale:.3f}"' if on_sky else f"{radius:.3f}"
-        lines.append(f"circle({place},{size}) # text={{{row['id']}}}")
+    size = f'{radius * scale:.3f}"' if on_sky else f"{radius:.3f}"
+    for number, ra, dec, x, y in _marks(catalogue):
+        place = f"{ra:.7f},{dec:.7f}" if on_sky else f"{x:.3f},{y:.3f}"
+        lines.append(f"circle({place},{size}) # text={{{number}}}")
     _write(path, lines)
 
 
@@ -44,9 +44,15 @@ def write_ginga(path: str | os.PathLike, catalogue) -> None:
     The columns are ``ra dec`` (degrees), ``x y`` (px, counted from 1 as TVMark does) and ``id``.
     """
     lines = ["id ra dec x y"]
-    for row in catalogue:
-        lines.append(f"{row['id']} {row['ra']:.7f} {row['dec']:.7f} {row['x'] + 1:.3f} {row['y'] + 1:.3f}")
+    lines.extend(f"{number} {ra:.7f} {dec:.7f} {x:.3f} {y:.3f}" for number, ra, dec, x, y in _marks(catalogue))
     _write(path, lines)
+
+
+def _marks(catalogue) -> Iterator[tuple]:
+    """Id, place on the sky and pixel counted from 1 of each source."""
+    names = ("id", "ra", "dec", "x", "y")
+    number, ra, dec, x, y = (np.asarray(catalogue[name]) for name in names)
+    return zip(*(column.tolist() for column in (number, ra, dec, x + 1, y + 1)), strict=True)
 
 
 def write(paths: Mapping, catalogue, header: fits.Header) -> None:
@@ -64,8 +70,9 @@ def write(paths: Mapping, catalogue, header: fits.Header) -> None:
 
 def write_empty(paths: Mapping) -> None:
     """Write both files without a source, for a rejected stack."""
-    write_ds9(paths["ds9"], (), 1.0)
-    write_ginga(paths["ginga"], ())
+    nothing = dict.fromkeys(("id", "ra", "dec", "x", "y"), np.zeros(0))
+    write_ds9(paths["ds9"], nothing, 1.0)
+    write_ginga(paths["ginga"], nothing)
 
 
 def _write(path: str | os.PathLike, lines: list[str]) -> None:

@@ -300,13 +300,14 @@ def _fit_inliers(pairs, frame, reference, model):
     fit = fit if len(i) >= least else _fit_similarity
     sigma = np.hypot(frame.position_error[i], reference.position_error[j])
     best = np.argsort(sigma, kind="stable")[: max(3, len(i) // 3)]
+    x, y, to_x, to_y = frame.x[i], frame.y[i], reference.x[j], reference.y[j]
     weight = 1 / sigma**2
     for _ in range(_MAX_ITERATIONS):
-        matrix = fit(frame.x[i], frame.y[i], reference.x[j], reference.y[j], weight)
+        matrix = fit(x, y, to_x, to_y, weight)
         if matrix is None:
             return None
-        moved_x, moved_y = _apply(matrix, frame.x[i], frame.y[i])
-        distance = np.hypot(moved_x - reference.x[j], moved_y - reference.y[j])
+        moved_x, moved_y = _apply(matrix, x, y)
+        distance = np.hypot(moved_x - to_x, moved_y - to_y)
         # the distance of two-dimensional Gaussian errors has the median sqrt(2 ln 2) sigma
         unit = max(1.0, float(np.median(distance[best] / sigma[best])) / np.sqrt(2 * np.log(2)))
         weight = 1 / ((unit * sigma) ** 2 + (distance / _CAUCHY_WIDTH) ** 2)
