@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from nightflow import inventory
+from nightflow import headercards, inventory
 
 
 def write(path, shape=(8, 10), **cards):
@@ -210,7 +210,7 @@ def test_cards_that_break_the_standard_come_through_as_text(tmp_path, card, valu
     path = tmp_path / "a.fits"
     path.write_bytes("".join(c.ljust(80)[:80] for c in cards).ljust(2880).encode())
     with open(path, "rb") as stream:
-        found, length = inventory.read_cards(stream, stream.read(2880))
+        found, length = headercards.read_cards(stream, stream.read(2880))
     assert found.get("EXPTIME") == (pytest.approx(value) if isinstance(value, float) else value) and length == 2880
 
 

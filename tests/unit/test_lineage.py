@@ -67,6 +67,17 @@ def test_datasum_sees_every_hdu_and_no_header(tmp_path):
     assert write("a.fits", 1.0) == write("b.fits", 1.0, OBSERVER="me") != write("c.fits", 2.0)
 
 
+@pytest.mark.parametrize("compression", ["none", "rice"])
+def test_datasum_of_a_product_is_the_sum_of_what_its_hdus_state(tmp_path, compression):
+    made = image()
+    made.data = np.random.default_rng(3).normal(100, 3, (40, 50))
+    made.mask, made.uncertainty = np.zeros((40, 50), np.uint16), np.full((40, 50), 3.0)
+    products.write_image(tmp_path / "a.fits", made, compression)
+    with fits.open(tmp_path / "a.fits", disable_image_compression=True) as hdus:
+        total = sum(int(hdu.header["DATASUM"]) for hdu in hdus)
+    assert lineage.datasum(tmp_path / "a.fits") == str(total % (2**32 - 1))
+
+
 @pytest.mark.parametrize("content", [b"", b"SIMPLE  = nonsense", b"\x1f\x8bno gzip"])
 def test_damaged_files_have_a_word_instead_of_a_sum(tmp_path, content):
     (tmp_path / "a.fits").write_bytes(content)

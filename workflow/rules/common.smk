@@ -14,7 +14,7 @@ MODULES = (
     "barycentre bayer calibration catalogues characterisation charts combination "
     "combine commands composites configuration cosmicrays crosscorrelation crossmatch "
     "deblending detector drizzling ensemble explain extinction failures fluxscales "
-    "forced frames fringes headervalues instruments inventory joining "
+    "forced frames fringes headercards headervalues instruments inventory joining "
     "joint_astrometry labelling lacosmic lightcurve_plots lightcurves lights lineage "
     "masters matching measurement medians motion neighbours noisecorrelation nova "
     "online_catalogues packages page photometry photontransfer planning "

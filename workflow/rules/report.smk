@@ -57,7 +57,7 @@ rule report:
     priority: 70
     conda:
         "../../envs/report.yaml"
-    threads: 1
+    threads: 2
     resources:
         mem_mb=memory(2),
     params:

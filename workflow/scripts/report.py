@@ -1,10 +1,12 @@
 """Gather the tables of a run and write its report."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 from nightflow import charts, page, prov, report, steps
 from nightflow.atomic import write_if_changed
 
 
-def main(inputs, output, templates, folders, results, night_of):
+def main(inputs, output, templates, folders, results, night_of, threads):
     frames, sky = report.read_tables([inputs["frames"]]), report.read_tables(inputs["sky"])
     quality = report.quality_table(frames, sky, report.read_tables(inputs["selections"]))
     detector = report.gather_rows(inputs["detectors"])
@@ -15,16 +17,17 @@ def main(inputs, output, templates, folders, results, night_of):
     for name, table in tables.items():
         report.write_table(output[name], table)
     stacks = report.describe_stacks(inputs["stacks"])
-    report.write_previews(stacks, output["previews"])
     lights = report.lights_of(quality, frames, zero_points)
-    night = {
-        **{"frames": frames, "lights": lights, "detector": detector, "stacks": stacks},
-        "masters": report.describe_masters(inputs["masters"], frames, results),
-        "previews": report.describe_previews(inputs["previews"], results),
-        "composites": report.describe_composites(inputs["composites"], results),
-        "made": {*inputs["catalogues"], *inputs["light_curves"]},
-        "folders": folders,
-    }
+    with ThreadPoolExecutor(threads) as pool:
+        report.write_previews(stacks, output["previews"], pool.map)
+        night = {
+            **{"frames": frames, "lights": lights, "detector": detector, "stacks": stacks},
+            "masters": report.describe_masters(inputs["masters"], frames, results, pool.map),
+            "previews": report.describe_previews(inputs["previews"], results, pool.map),
+            "composites": report.describe_composites(inputs["composites"], results),
+            "made": {*inputs["catalogues"], *inputs["light_curves"]},
+            "folders": folders,
+        }
     write_if_changed(output["page"], page.render(templates, night, results))
     drawn = page.draw_charts(lights, "electron")
     write_if_changed(output["charts"], charts.sheet([(chart["title"], chart["svg"]) for chart in drawn]))
@@ -41,4 +44,5 @@ if "snakemake" in globals():
             snakemake.params.folders,
             snakemake.params.results,
             snakemake.params.night_of,
+            snakemake.threads,
         )

@@ -11,7 +11,6 @@ import hashlib
 import json
 import math
 import os
-import re
 import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -20,18 +19,17 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from nightflow.headercards import BLOCK, axes_of, data_bytes, read_cards, whole_blocks
+
 SUFFIXES = (".fits", ".fit", ".fts")
 COMPRESSED = (".gz", ".fz")
 
 _CACHE_FORMAT = 4
 _PARALLEL_FROM = 1000  # files; below this, starting processes costs more than it gains
-_BLOCK, _CARD = 2880, 80  # bytes, of the FITS standard
-_LONGEST_HEADER = 1 << 24  # bytes
-_LONGEST_TEXT = 1000  # characters of a value, over all its cards
 _MOST_UNPACKED = 1 << 28  # bytes of a gzipped file that are passed over to reach its next images
 MOST_PIXELS = 1 << 29  # of an image; the largest detectors have half as many
 MOST_GAIN = 1100  # of gzip: no stream unpacks to more times its size
-_MOST_HDUS, _MOST_AXES = 1000, 999
+_MOST_HDUS = 1000
 
 
 @dataclass(frozen=True)
@@ -183,7 +181,7 @@ def _read_headers(path: str) -> dict:
         return {"error": "empty file", "hdus": []}
     zipped = path.lower().endswith(".gz")
     with gzip.open(path) if zipped else open(path, "rb") as stream:
-        first = stream.read(_BLOCK)
+        first = stream.read(BLOCK)
         if not first.startswith(b"SIMPLE  ="):
             return {"error": "not a FITS file", "hdus": []}
         found = list(_images(stream, first, None if zipped else size))
@@ -198,21 +196,21 @@ def _images(stream, block: bytes, size: int | None) -> Iterator[dict]:
     for number in range(_MOST_HDUS):
         cards, header_bytes = read_cards(stream, block)
         primary = primary or cards
-        data_bytes = _data_bytes(cards)
+        size_of_data = data_bytes(cards)
         position += header_bytes
-        end = position + data_bytes
+        end = position + size_of_data
         shape = _image_shape(cards)
         if shape is not None:
             missing = None if size is None or end <= size else f"truncated: {size} of {end} bytes"
             name = str(cards["EXTNAME"]).strip() if "EXTNAME" in cards else None
             yield {"hdu": number, "name": name, "shape": shape, "cards": {**primary, **cards}, "error": missing}
-        position += -(-data_bytes // _BLOCK) * _BLOCK
+        position += whole_blocks(size_of_data)
         if size is None and (position > _MOST_UNPACKED or (shape and number == 0)):
             return  # going on would unpack the pixels
         if size is not None and position >= size:
             return
         stream.seek(position)
-        block = stream.read(_BLOCK)
+        block = stream.read(BLOCK)
         if not block.startswith(b"XTENSION"):
             return  # the end, or bytes after the last HDU
 
@@ -228,74 +226,6 @@ def _why_too_large(image: dict, size: int) -> str | None:
     return None
 
 
-def read_cards(stream, block: bytes) -> tuple[dict, int]:
-    """Keywords and values of the header that starts with `block`, and its length in bytes.
-
-    The first of several cards with one keyword counts. What breaks the standard is taken for text, so that comma
-    decimals and unquoted words come through.
-
-    Raises
-    ------
-    ValueError
-        If the header has no END.
-    """
-    values, length, continued = {}, 0, None
-    while len(block) >= _CARD:
-        length += _BLOCK
-        text = block.decode("latin-1")
-        for start in range(0, len(text), _CARD):
-            card = text[start : start + _CARD]
-            if card.startswith("END") and not card[3:].strip():
-                return values, length
-            continued = _add_card(values, card, continued)
-        if length > _LONGEST_HEADER:
-            break
-        block = stream.read(_BLOCK)
-    raise ValueError("the header has no END")
-
-
-def _add_card(values: dict, card: str, continued: str | None) -> str | None:
-    """Enter a card into `values`; the keyword whose text goes on in the next card, if any."""
-    keyword = card[:8].rstrip()
-    if card[8:10] == "= ":
-        text = card[10:]
-    elif keyword == "CONTINUE" and continued:
-        rest = _card_value(card[8:])
-        values[continued] = values[continued].removesuffix("&") + str(rest or "")
-        goes_on = str(rest).endswith("&") and len(values[continued]) < _LONGEST_TEXT
-        return continued if goes_on else None
-    elif keyword == "HIERARCH" and "=" in card:
-        keyword, _, text = card[9:].partition("=")
-        keyword = keyword.strip()
-    else:
-        return None
-    if keyword in values:
-        return None
-    value = _card_value(text)
-    if value is not None:
-        values[keyword] = value
-    return keyword if isinstance(value, str) and value.endswith("&") else None
-
-
-_QUOTED = re.compile(r"\s*'((?:[^']|'')*)'")
-_INTEGER = re.compile(r"[+-]?\d{1,18}")
-_FLOAT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([EeDd][+-]?\d+)?")
-
-
-def _card_value(text: str) -> bool | int | float | str | None:
-    quoted = _QUOTED.match(text)
-    if quoted:
-        return quoted[1].replace("''", "'").rstrip()
-    word = text.partition("/")[0].strip()
-    if word in ("T", "F"):
-        return word == "T"
-    if _INTEGER.fullmatch(word):
-        return int(word)
-    if _FLOAT.fullmatch(word):
-        return float(word.upper().replace("D", "E"))
-    return word or None
-
-
 def _why_unreadable(path: str, error: Exception) -> str:
     if isinstance(error, PermissionError):
         return "no permission to read the file"
@@ -304,35 +234,13 @@ def _why_unreadable(path: str, error: Exception) -> str:
     return f"unreadable: {' '.join(str(error).split())}"
 
 
-def _integer(cards: dict, keyword: str, default: int) -> int:
-    value = cards.get(keyword, default)
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"{keyword} = {value!r} is no whole number")
-    return value
-
-
-def _axes(cards: dict, prefix: str = "") -> list[int]:
-    number = _integer(cards, f"{prefix}NAXIS", 0)
-    if number > _MOST_AXES:
-        raise ValueError(f"NAXIS = {number} is more than FITS allows")
-    return [_integer(cards, f"{prefix}NAXIS{i}", 0) for i in range(1, number + 1)]
-
-
-def _data_bytes(cards: dict) -> int:
-    axes = _axes(cards)
-    if not axes or min(axes) < 0:
-        return 0
-    elements = math.prod(axes) + _integer(cards, "PCOUNT", 0)
-    return max(abs(_integer(cards, "BITPIX", 8)) // 8 * _integer(cards, "GCOUNT", 1) * elements, 0)
-
-
 def _image_shape(cards: dict) -> list[int] | None:
     """(ny, nx) of a 2-D image or a one-plane cube, tile-compressed or not; None for anything else."""
     sort = str(cards.get("XTENSION", "IMAGE")).strip()
     if sort == "BINTABLE" and cards.get("ZIMAGE"):
-        axes = _axes(cards, "Z")
+        axes = axes_of(cards, "Z")
     elif sort == "IMAGE":
-        axes = _axes(cards)
+        axes = axes_of(cards)
     else:
         return None
     while len(axes) > 2 and axes[-1] == 1:

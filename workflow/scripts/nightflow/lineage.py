@@ -17,6 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
+from nightflow.headercards import BLOCK, data_bytes, read_cards, whole_blocks
+
 COUNT = "NFINPUTS"
 _PREFIX = "NFIN"
 _MOST_CARDS = 9999
@@ -94,7 +96,6 @@ def _printable(text: str) -> str:
 
 def inputs(header: Mapping) -> list[tuple[str, str]]:
     """Names and sums of the inputs that a product's header tells of."""
-    # only these cards are parsed: that of all would take most of the time over thousands of products
     texts = (str(header[keyword]) for keyword in header if is_lineage(keyword) and keyword != COUNT)
     return [tuple(text.rsplit(" ", 1)) for text in texts if " " in text]
 
@@ -123,17 +124,25 @@ def datasum(path: str | os.PathLike) -> str:
 
 
 def _fits_datasum(path) -> str:
+    with open(path, "rb") as file:
+        headers = _headers(file)
+        primary = next(headers, {})
+        if "NFVERS" in primary:
+            return str(_folded(sum(int(cards.get("DATASUM", 0)) for cards in (primary, *headers))))
     from astropy.io import fits
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what is odd about a raw file is said elsewhere
         with fits.open(path, memmap=False, disable_image_compression=True) as hdus:
-            stated = "NFVERS" in hdus[0].header
-            return str(_folded(sum(_stated_sum(hdu) if stated else _sum_of_data(hdu) for hdu in hdus)))
+            return str(_folded(sum(map(_sum_of_data, hdus))))
 
 
-def _stated_sum(hdu) -> int:
-    return int(hdu.header.get("DATASUM", 0))
+def _headers(file) -> Iterator[dict]:
+    """The cards of each HDU of a plain FITS file."""
+    while (block := file.read(BLOCK)).startswith((b"SIMPLE  =", b"XTENSION=")):
+        cards, _ = read_cards(file, block)
+        yield cards
+        file.seek(whole_blocks(data_bytes(cards)), os.SEEK_CUR)
 
 
 def _sum_of_data(hdu) -> int:

@@ -180,9 +180,12 @@ def ranked(values, ranks):
     reach = int(_MARGIN * np.sqrt(sample.size) / 2) + 1
     middle = ranks[0] * sample.size // values.size
     low, high = sample[max(middle - reach, 0)], sample[min(middle + reach, sample.size - 1)]
-    below = np.count_nonzero(values < low)
-    near = values[(values >= low) & (values <= high)]
-    if not below <= ranks[0] <= ranks[-1] < below + near.size:  # the sample is not like the rest
+    below, within = np.count_nonzero(values < low), (values >= low) & (values <= high)
+    if not below <= ranks[0] <= ranks[-1] < below + np.count_nonzero(within):  # the sample is not like the rest
         below, near = 0, values
+    elif low == high:
+        return np.full(len(ranks), low)
+    else:
+        near = np.compress(within, values)  # where one in three is within, in a quarter of the time of an index
     ranks = [rank - below for rank in ranks]
     return np.partition(near, ranks)[ranks]

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from nightflow import frames as frame_table
-from nightflow import headervalues, inventory, matching
+from nightflow import headercards, headervalues, inventory, matching
 from nightflow import instruments as dialects
 from nightflow.atomic import write_if_changed
 from nightflow.configuration import as_list, canonical
@@ -218,7 +218,7 @@ def _remembered(path: Path, options: str, files: str | None = None) -> list[Fram
 @cache
 def _code_of_the_inventory() -> str:
     """Digest of the code that the frames depend on, so that an upgrade does not keep what the old one understood."""
-    modules = (frame_table, dialects, headervalues, inventory)
+    modules = (frame_table, dialects, headervalues, inventory, headercards)
     return hashlib.blake2b(b"".join(Path(module.__file__).read_bytes() for module in modules)).hexdigest()
 
 

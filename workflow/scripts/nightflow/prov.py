@@ -11,13 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nightflow import __version__, lineage
+from nightflow.headercards import BLOCK, read_cards
 
 _NAMESPACE = "urn:nightflow:"
 _AGENT = "nf:nightflow"
 
 
-def products_in(results: str | os.PathLike) -> Iterator[tuple]:
-    """FITS products below a results folder with their headers, in order: all that carry ``NFVERS``."""
+def products_in(results: str | os.PathLike) -> Iterator[tuple[Path, dict]]:
+    """FITS products in a results folder, all that carry ``NFVERS``, in order, with the cards of their primary HDU."""
     for folder, subfolders, names in os.walk(results):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         for name in sorted(names):
@@ -28,15 +29,13 @@ def products_in(results: str | os.PathLike) -> Iterator[tuple]:
                     yield path, header
 
 
-def header_of(path: str | os.PathLike):
-    """Primary header of a FITS file, read without the rest of it; empty if there is none."""
-    from astropy.io import fits
-
+def header_of(path: str | os.PathLike) -> dict:
+    """Cards of the primary header of a FITS file; empty if there is none."""
     try:
         with open(path, "rb") as file:
-            return fits.Header.fromfile(file)
-    except (OSError, EOFError, ValueError):
-        return fits.Header()
+            return read_cards(file, file.read(BLOCK))[0]
+    except (OSError, ValueError):
+        return {}
 
 
 def document(results: str | os.PathLike, tables: list[str]) -> str:

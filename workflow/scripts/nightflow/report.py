@@ -102,17 +102,21 @@ def _described(path: str) -> dict:
     return {"path": path, "rejected": rejected, **{name: header.get(card) for name, card in cards.items()}}
 
 
-def describe_masters(paths: Sequence[str], frames: pd.DataFrame, results: str) -> list[dict]:
-    """Statistics and a small picture of each master, and how many lights it serves."""
+def describe_masters(paths: Sequence[str], frames: pd.DataFrame, results: str, apply=map) -> list[dict]:
+    """Statistics and a small picture of each master, and how many lights it serves.
+
+    `apply` is `map`, or that of several threads: most of the time is spent on pixels.
+    """
     usable = frames[frames["kind"].eq("light") & frames["status"].eq("ok")]
-    described = []
-    for path in paths:
+
+    def describe(path: str) -> dict:
         name = Path(path).stem
         lights = sum(int(usable[kind].eq(name).sum()) for kind in ("bias", "dark", "flat") if kind in usable)
         link = os.path.relpath(path, Path(results, "report"))
         master = _described(path) | {"name": name, "lights": lights, "link": link}
-        described.append(master | (_NO_PIXELS if master["rejected"] else _pixel_statistics(path)))
-    return described
+        return master | (_NO_PIXELS if master["rejected"] else _pixel_statistics(path))
+
+    return list(apply(describe, paths))
 
 
 _NO_PIXELS = dict.fromkeys(("low", "median", "high", "picture"))
@@ -129,15 +133,16 @@ def _pixel_statistics(path: str) -> dict:
     return {"low": low, "median": median, "high": high, "picture": previews.thumbnail(picture)}
 
 
-def describe_previews(paths: Sequence[str], results: str) -> list[dict]:
-    """Frame, links and a small picture of each pair of previews (calibrated, masked)."""
+def describe_previews(paths: Sequence[str], results: str, apply=map) -> list[dict]:
+    """Frame, links and a small picture of each pair of previews (calibrated, masked); `apply` as above."""
     folder = Path(results, "report")
-    described = []
-    for calibrated, masked in zip(paths[::2], paths[1::2], strict=True):
+
+    def describe(calibrated: str, masked: str) -> dict:
         links = {"calibrated": os.path.relpath(calibrated, folder), "masked": os.path.relpath(masked, folder)}
         name = Path(calibrated).name.removesuffix(".calibrated.png")
-        described.append({"frame": name, **links, "picture": page.thumbnail_of(masked)})
-    return described
+        return {"frame": name, **links, "picture": page.thumbnail_of(masked)}
+
+    return list(apply(describe, paths[::2], paths[1::2]))
 
 
 def describe_composites(paths: Sequence[str], results: str) -> list[dict]:
@@ -153,22 +158,24 @@ def describe_composites(paths: Sequence[str], results: str) -> list[dict]:
     ]
 
 
-def write_previews(stacks: Sequence[dict], folder: str | os.PathLike) -> None:
-    """A picture of each stack as ``folder/target/filter.png``.
+def write_previews(stacks: Sequence[dict], folder: str | os.PathLike, apply=map) -> None:
+    """A picture of each stack as ``folder/target/filter.png``; `apply` as above.
 
     It is a single grey pixel for a stack without data, so that every link has its picture. The first stacks keep
     a smaller one for the page itself, more would make it heavy.
     """
     import numpy as np
 
-    for number, stack in enumerate(stacks):
+    def write(number: int, stack: dict) -> None:
         path = Path(folder, stack["target"], f"{stack['filter']}.png")
         path.parent.mkdir(parents=True, exist_ok=True)
         data = np.zeros((1, 1)) if stack["rejected"] else products.read_data(stack["path"])
         previews.write_png(path, data)
-        small = previews.stretch(previews.shrink(data, _INLINED))
-        stack["picture"] = previews.thumbnail(small) if number < _MOST_INLINED else None
-        stack["large"] = f"stacks/{stack['target']}/{path.name}"
+        stack["large"], stack["picture"] = f"stacks/{stack['target']}/{path.name}", None
+        if number < _MOST_INLINED:
+            stack["picture"] = previews.thumbnail(previews.stretch(previews.shrink(data, _INLINED)))
+
+    list(apply(write, range(len(stacks)), stacks))
 
 
 def lights_of(quality: pd.DataFrame, frames: pd.DataFrame, zero_points: pd.DataFrame) -> pd.DataFrame:
