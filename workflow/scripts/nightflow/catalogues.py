@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterable, Mapping
 
 import numpy as np
 from astropy.io import fits
 
 from nightflow import packages, photometry, sky, sources
+from nightflow.labelling import connected_regions
 from nightflow.medians import median_of_many
 from nightflow.products import UNUSABLE, Columns, Image, MaskBit, RejectedFrame
 from nightflow.sources import FWHM_OF_SIGMA
@@ -23,7 +25,7 @@ def make(image: Image, options: Mapping, sections: Mapping) -> Columns:
 
     Parameters
     ----------
-    image : `~nightflow.products.Image`
+    image : `~nightflow.products.Image` or `~nightflow.products.StoredImage`
         Stack. Its header gets FWHM and ELLIPT of the stars, and the cards of the apertures.
     options : mapping
         Section ``catalogue`` of the configuration.
@@ -66,41 +68,56 @@ def without_sky(image: Image, sections: Mapping) -> Image:
         return image
     background, _ = sky.sky_model(image.data, mask, sections["sky"])
     data = np.subtract(image.data, background, dtype=np.float32)
-    return Image(data, image.mask, image.uncertainty, image.header, image.extensions)
+    return Image(data, image.mask, image.uncertainty, image.header)
 
 
 def _find_segments(image: Image, fwhm: float, options: Mapping):
     """Engine ``segmentation``: connected pixels above the threshold, deblended; with Kron photometry."""
     from scipy.ndimage import gaussian_filter
 
-    from nightflow import deblending
-
-    with packages.quick_photutils():
-        from photutils.segmentation import SegmentationImage, SourceCatalog, detect_sources
+    from nightflow import deblending, kron
 
     bad = _unusable(image)
-    if bad.all():
-        return np.zeros(0), np.zeros(0), _kron_columns(None)
-    data = np.where(bad, np.float32(0), image.data)
+    data, noise = (np.where(bad, np.float32(0), plane) for plane in (image.data, image.uncertainty))
     sigma = max(fwhm, 1.5) / FWHM_OF_SIGMA
     smooth = gaussian_filter(data, sigma, truncate=3)
     limit = options["threshold"] * _smoothed_noise(image, bad, smooth, sigma)
-    with _quiet():
-        segments = detect_sources(smooth, limit, n_pixels=options["npixels"], mask=bad)
-        if segments is None:
-            return np.zeros(0), np.zeros(0), _kron_columns(None)
-        if options["deblend"]:
-            # in an image sharper than that in which faint sources are found
-            sharp = gaussian_filter(data, 0.5 * sigma, truncate=3)
-            shape = options["npixels"], options["deblend_levels"], options["deblend_contrast"]
-            segments = SegmentationImage(deblending.deblend(sharp, segments.data, *shape))
-        noise = np.where(bad, np.float32(0), image.uncertainty)
-        found = SourceCatalog(data, segments, convolved_data=smooth, error=noise, mask=bad,
-                              kron_params=(options["kron_factor"], 1.4, 0.0))  # fmt: skip
-        order = np.argsort(-np.nan_to_num(found.segment_flux), kind="stable")
-        kron = {name: values[order] for name, values in _kron_columns(found).items()}
-        # the brightest pixel: the centre of gravity of a star with a neighbour in its wings is off
-        return found.max_value_xindex[order].astype(float), found.max_value_yindex[order].astype(float), kron
+    labels = _segments(~bad & (smooth > limit), options["npixels"])
+    if options["deblend"]:
+        # in an image sharper than that in which faint sources are found
+        sharp = gaussian_filter(data, 0.5 * sigma, truncate=3)
+        shape = options["npixels"], options["deblend_levels"], options["deblend_contrast"]
+        labels = deblending.deblend(sharp, labels, *shape)
+    y, x, flux, area = _brightest_pixels(data, labels)
+    columns = {**kron.measure(data, noise, smooth, labels, options["kron_factor"]), "area": area}
+    order = np.argsort(-flux, kind="stable")
+    return x[order], y[order], {name: values[order] for name, values in columns.items()}
+
+
+def _segments(above: np.ndarray, npixels: int) -> np.ndarray:
+    """Labels, from 1 on, of the regions of at least `npixels` pixels that touch each other."""
+    at, region, count = connected_regions(above)
+    large = np.bincount(region, minlength=count + 1) >= npixels
+    labels = np.zeros(above.shape, np.int32)
+    labels.ravel()[at] = (np.cumsum(large) * large)[region]
+    return labels
+
+
+def _brightest_pixels(data: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Row and column of the brightest pixel of each segment, the light of all its pixels, and their number.
+
+    The centre of gravity of a star with a neighbour in its wings is off.
+    """
+    place = np.flatnonzero(labels > 0)
+    segment, light = labels.ravel()[place] - 1, data.ravel()[place]
+    area = np.bincount(segment)
+    peak = np.full(area.size, -np.inf, light.dtype)
+    np.maximum.at(peak, segment, light)
+    highest = np.flatnonzero(light == peak[segment])[::-1]  # of equal ones the first stays
+    brightest = np.empty(area.size, place.dtype)
+    brightest[segment[highest]] = place[highest]
+    y, x = np.divmod(brightest.astype(float), labels.shape[1])
+    return y, x, np.bincount(segment, light), area.astype(float)
 
 
 def _smoothed_noise(image: Image, bad: np.ndarray, smooth: np.ndarray, sigma: float) -> np.ndarray:
@@ -114,16 +131,10 @@ def _smoothed_noise(image: Image, bad: np.ndarray, smooth: np.ndarray, sigma: fl
     return white * max(1.0, float(1.4826 * np.median(median - ratio[ratio < median])))
 
 
-def _kron_columns(found) -> dict:
-    empty = np.zeros(0)
-    values = [empty] * 3 if found is None else [found.kron_flux, found.kron_flux_err, found.kron_radius]
-    area = empty if found is None else found.area
-    names = ("kron_flux", "kron_flux_err", "kron_radius", "area")
-    return {n: np.asarray(getattr(v, "value", v), float) for n, v in zip(names, (*values, area), strict=True)}
-
-
 def _find_peaks(image: Image, fwhm: float, options: Mapping):
     """Engine ``daofind``: peaks of the image filtered with a star (Stetson 1987, PASP 99, 191)."""
+    from astropy.utils.exceptions import AstropyWarning
+
     with packages.quick_photutils():
         from photutils.detection import DAOStarFinder
 
@@ -132,7 +143,8 @@ def _find_peaks(image: Image, fwhm: float, options: Mapping):
     if bad.all():
         return np.zeros(0), np.zeros(0), {}
     noise = float(np.median(image.uncertainty[~bad]))
-    with _quiet():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AstropyWarning)  # nothing was found
         found = DAOStarFinder(threshold=options["threshold"] * noise, fwhm=fwhm)(data, mask=bad)
     if found is None:
         return np.zeros(0), np.zeros(0), {}
@@ -151,18 +163,6 @@ ENGINES = {"segmentation": _find_segments, "daofind": _find_peaks, "peaks": _fin
 
 def _unusable(image: Image) -> np.ndarray:
     return ((image.mask & int(UNUSABLE)) != 0) | ~np.isfinite(image.data) | ~np.isfinite(image.uncertainty)
-
-
-def _quiet():
-    import warnings
-    from contextlib import ExitStack
-
-    from astropy.utils.exceptions import AstropyWarning
-
-    stack = ExitStack()
-    stack.enter_context(warnings.catch_warnings())
-    warnings.simplefilter("ignore", AstropyWarning)  # remarks of the deblender on single sources
-    return stack
 
 
 def _measured(image: Image, x, y, fwhm: float, photometry_options: Mapping, options: Mapping):

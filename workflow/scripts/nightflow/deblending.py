@@ -58,7 +58,7 @@ def deblend(image: np.ndarray, labels: np.ndarray, npixels: int, n_levels: int, 
 
 def _blends(image, labels) -> Iterator[tuple[int, np.ndarray]]:
     """Labels of the segments with more than one local maximum, and the heights of these, the highest first."""
-    y, x = np.divmod(np.flatnonzero(labels), labels.shape[1])
+    y, x = np.divmod(np.flatnonzero(labels > 0), labels.shape[1])
     peak = local_maxima(np.where(labels > 0, image, np.float32(-np.inf)), y, x, reach=1)
     label, height = labels[y[peak], x[peak]], image[y[peak], x[peak]]
     order = np.lexsort((-height, label))
