@@ -48,6 +48,25 @@ def test_astropy_has_its_units_though_the_reader_of_fits_files_came_without():
     subprocess.run([sys.executable, "-W", "error", "-c", UNITS], env=environment, check=True)
 
 
+BLAS = """
+import sys
+import nightflow
+import numba
+import numpy as np
+scale = numba.njit(lambda x: (2 * x).sum())
+assert scale(np.ones(3)) == 6
+assert "scipy.linalg" not in sys.modules
+product = numba.njit(lambda x, y: np.dot(x, y))
+assert product(np.ones((2, 3)), np.ones((3, 2))).tolist() == [[3, 3], [3, 3]]
+assert sys.modules["scipy.linalg.cython_blas"]
+"""
+
+
+def test_kernels_without_matrices_come_without_scipy_linalg_and_others_find_it():
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-W", "error", "-c", BLAS], env=environment, check=True)
+
+
 NEEDED = """
 import sys
 from nightflow import packages

@@ -2,9 +2,9 @@
 
 import sys
 
-from nightflow.packages import UnitsLater
+from nightflow.packages import LIGHTER
 
 __version__ = "0.1.0"
 
 # before any module of astropy is imported: a quarter of the time of a short step
-sys.meta_path.insert(0, UnitsLater())
+sys.meta_path[:0] = LIGHTER

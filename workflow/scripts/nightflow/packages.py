@@ -8,6 +8,8 @@ from functools import partial
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 
+# What is None in sys.modules is not found by who imports it.
+
 
 def quick_photutils():
     """A context in which photutils is imported without reading what is known of all packages that are installed.
@@ -26,25 +28,30 @@ def without_pandas() -> None:
     It looks whether a parameter is a table of pandas, as none of ours is, and does without where there is no pandas. To
     be called when all Snakefiles were read, in a workflow without others than these, which may need it.
     """
-    sys.modules.setdefault("pandas", None)  # what is None there is not found
+    sys.modules.setdefault("pandas", None)
 
 
-class UnitsLater:
-    """Finds astropy.utils.data so that it is imported without astropy.units, which it needs for annotations only.
+class Lighter:
+    """Finds a module, once, and has it imported in a way of its own; then it takes itself out of ``sys.meta_path``.
 
-    astropy.io.fits imports that module, and two thirds of its time are the units, made anew in each process. Who needs
-    them imports them as ever. Once it is found the finder takes itself away.
+    Parameters
+    ----------
+    name : str
+        Of the module.
+    run : callable
+        Called with the loader's function that runs a module, and with the module.
     """
 
+    def __init__(self, name: str, run: Callable[[Callable, ModuleType], None]):
+        self._name, self._run = name, run
+
     def find_spec(self, name: str, path=None, target=None) -> ModuleSpec | None:
-        if name != "astropy.utils.data":
+        if name != self._name:
             return None
         sys.meta_path.remove(self)
-        if _UNITS in sys.modules:
-            return None
         spec = PathFinder.find_spec(name, path)
         if spec is not None:
-            spec.loader.exec_module = partial(_run_without_units, spec.loader.exec_module)
+            spec.loader.exec_module = partial(self._run, spec.loader.exec_module)
         return spec
 
 
@@ -52,13 +59,33 @@ _UNITS = "astropy.units"
 
 
 def _run_without_units(run: Callable[[ModuleType], None], module: ModuleType) -> None:
+    if _UNITS in sys.modules:
+        return run(module)
     stand_in = sys.modules[_UNITS] = ModuleType(_UNITS)
     stand_in.Quantity, stand_in.UnitBase = (type(name, (), {}) for name in ("Quantity", "UnitBase"))
     try:
-        run(module)
-        return
+        return run(module)
     except ImportError:  # another astropy, which needs more of them
         pass
     finally:
         del sys.modules[_UNITS]
-    run(module)
+    return run(module)
+
+
+_BLAS = "scipy.linalg.cython_blas"
+
+
+def _run_without_blas(run: Callable[[ModuleType], None], module: ModuleType) -> None:
+    if _BLAS in sys.modules:
+        return run(module)
+    sys.modules[_BLAS] = None
+    try:
+        return run(module)
+    finally:
+        del sys.modules[_BLAS]
+
+
+#: astropy.io.fits imports astropy.utils.data, which needs astropy.units for annotations only: two thirds of its time
+#: are the units, made anew in each process. Who needs them imports them as ever. And numba, when it loads its first
+#: kernel, imports all of scipy.linalg to see whether there is a BLAS for covariances; who multiplies looks again.
+LIGHTER = (Lighter("astropy.utils.data", _run_without_units), Lighter("numba.np.arraymath", _run_without_blas))

@@ -315,7 +315,7 @@ def _extension(name: str, content):
         return fits.ImageHDU(_as_stored(content, content.dtype), name=name)
     if isinstance(content, Columns):
         hdu, units = fits.BinTableHDU(name=name), content.units
-        columns = {column: content[column] for column in content.colnames}
+        columns = {column: _letters(content[column]) for column in content.colnames}
         types = [(column, values.dtype, values.shape[1:]) for column, values in columns.items()]
         rows = np.rec.fromarrays(list(columns.values()), types)
         with_letters = any(values.dtype == bool for values in columns.values())  # in the file truth is T or F
@@ -327,6 +327,11 @@ def _extension(name: str, content):
         if units.get(column) is not None:  # as text: electron is a unit, though not of the FITS standard
             hdu.header.set(f"TUNIT{number}", str(units[column]), after=f"TFORM{number}")
     return hdu
+
+
+def _letters(values: np.ndarray) -> np.ndarray:
+    """Texts as the bytes that they are in a file, anything else as it is."""
+    return values.astype("S") if values.dtype.kind == "U" else values
 
 
 def write_rejected(path: str | os.PathLike, verdict: RejectedFrame) -> None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 
 import numpy as np
 from astropy.io import fits
 
 from nightflow import noisecorrelation
-from nightflow.products import Image, clean_header
+from nightflow.products import Columns, Image, clean_header
 
 # Cards that were measured on one frame and say nothing about the stack.
 _FRAME_CARDS = ("CALNOISE", "CRNUM", "DARKSCAL", "ELLIPT", "FWHM", "NSOURCES", "NSTARS", "MAGLIM", "SKYMAG")
 _FRAME_CARDS += ("SKYMEAN", "SKYMED", "SKYMODE", "SKYSTD", "SKYMETH", "SKYNOISE")
+
+_MJD_ZERO = datetime(1858, 11, 17)
+_CALENDAR = [(day - _MJD_ZERO).days for day in (datetime.min, datetime.max)]  # first and last day with a date
 
 
 def stack_header(frames: Sequence, reference: fits.Header, options: Mapping, combination) -> fits.Header:
@@ -77,33 +82,40 @@ def _add_detector(header: fits.Header, frames: Sequence, combination, exposure) 
 
 def _add_times(header: fits.Header, frames: Sequence, exposures: np.ndarray) -> None:
     """DATE-AVG and MJD-AVG (middle of the exposures, weighted by exposure), and the first start as DATE-OBS."""
-    from astropy.time import Time
-
     starts = np.array([_start_mjd(frame.header) for frame in frames])
-    known = np.isfinite(starts)
+    known = (starts >= _CALENDAR[0]) & (starts < _CALENDAR[1])
     if not known.any():
         return
     weights = exposures[known] if (exposures[known] > 0).any() else np.ones(known.sum())
     middle = float(np.average(starts[known] + exposures[known] / 172800.0, weights=weights))
-    first = Time(starts[known].min(), format="mjd")
-    header["DATE-OBS"] = (first.isot, "start of the first exposure")
-    header["MJD-OBS"] = (round(float(first.mjd), 8), "[d] start of the first exposure")
-    header["DATE-AVG"] = (Time(middle, format="mjd").isot, "mid-time weighted by exposure")
+    if not _CALENDAR[0] <= middle < _CALENDAR[1]:
+        return
+    first = float(starts[known].min())
+    header["DATE-OBS"] = (_isot(first), "start of the first exposure")
+    header["MJD-OBS"] = (round(first, 8), "[d] start of the first exposure")
+    header["DATE-AVG"] = (_isot(middle), "mid-time weighted by exposure")
     header["MJD-AVG"] = (round(middle, 8), "[d] mid-time weighted by exposure")
 
 
-def _start_mjd(header: fits.Header) -> float:
-    from astropy.time import Time
+def _isot(mjd: float) -> str:
+    """A Modified Julian Date as date and time to the millisecond."""
+    day, part = divmod(mjd, 1)
+    moment = _MJD_ZERO + timedelta(day, milliseconds=math.floor(part * 86400e3 + 0.5))
+    return moment.isoformat(timespec="milliseconds")
 
+
+def _start_mjd(header: fits.Header) -> float:
     if isinstance(header.get("MJD-OBS"), (int, float)):
         return float(header["MJD-OBS"])
+    from astropy.time import Time
+
     try:
         return float(Time(str(header["DATE-OBS"]).strip(), scale="utc").mjd)
     except (KeyError, ValueError):
         return np.nan
 
 
-def inputs_table(frames: Sequence, sky_offsets: Sequence[float], rejected: Sequence[float]):
+def inputs_table(frames: Sequence, sky_offsets: Sequence[float], rejected: Sequence[float]) -> Columns:
     """Table of the frames combined: name, weight, flux scale, exposure, start, transform and what became of them.
 
     Parameters
@@ -117,27 +129,23 @@ def inputs_table(frames: Sequence, sky_offsets: Sequence[float], rejected: Seque
 
     Returns
     -------
-    `~astropy.table.Table`
+    `~nightflow.products.Columns`
     """
-    from astropy.table import Table
-
-    table = Table()
-    table["frame"] = [frame.name for frame in frames]
-    table["weight"] = [frame.weight for frame in frames]
-    table["flux_scale"] = [frame.flux_scale for frame in frames]
-    table["sky_offset"] = np.asarray(sky_offsets, dtype=float)
-    table["sky_offset"].unit = frames[0].header.get("BUNIT", "electron")
-    table["rejected"] = np.asarray(rejected, dtype=float)
-    table["fwhm"] = [frame.card("FWHM", np.nan) for frame in frames]
-    table["fwhm"].unit = "pix"
-    table["exptime"] = [frame.exposure for frame in frames]
-    table["exptime"].unit = "s"
-    table["mjd_obs"] = [_start_mjd(frame.header) for frame in frames]
-    table["mjd_obs"].unit = "d"
+    columns = {
+        "frame": [frame.name for frame in frames],
+        "weight": [frame.weight for frame in frames],
+        "flux_scale": [frame.flux_scale for frame in frames],
+        "sky_offset": np.asarray(sky_offsets, dtype=float),
+        "rejected": np.asarray(rejected, dtype=float),
+        "fwhm": [frame.card("FWHM", np.nan) for frame in frames],
+        "exptime": [frame.exposure for frame in frames],
+        "mjd_obs": [_start_mjd(frame.header) for frame in frames],
+    }
     for row, axis in enumerate("xy"):
         for column, name in enumerate(("x", "y", "0")):
-            table[f"{axis}_{name}"] = [frame.matrix[row, column] for frame in frames]
-    return table
+            columns[f"{axis}_{name}"] = [frame.matrix[row, column] for frame in frames]
+    unit = frames[0].header.get("BUNIT", "electron")
+    return Columns(columns, {"sky_offset": unit, "fwhm": "pix", "exptime": "s", "mjd_obs": "d"})
 
 
 def add_measures(image: Image, options: Mapping) -> None:

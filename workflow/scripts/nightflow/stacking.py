@@ -108,14 +108,8 @@ def stack(
     combined = _Combination(frames, shape, options)
     planes = _Strip(*(np.empty(shape, dtype) for dtype in _DTYPES))
 
-    def fill(rows: tuple[int, int]) -> np.ndarray:
-        strip, rejected = combined.strip(rows)
-        for plane, part in zip(planes, strip, strict=True):
-            plane[rows[0] : rows[1]] = part
-        return rejected
-
     with ThreadPoolExecutor(max(1, threads)) as pool:
-        rejected = sum(pool.map(fill, combined.strips(max(1, threads))))
+        rejected = sum(pool.map(lambda rows: combined.fill(rows, planes), combined.strips(max(1, threads))))
     header = stackheader.stack_header(frames, reference_header, options, combined)
     extensions = {"COVERAGE": planes.coverage, "WEIGHT": planes.weight}
     if combined.rejector is not None:
@@ -303,13 +297,13 @@ class _Combination:
         of_method = {"entropy": combination.ENTROPY_HALO, "auto_adaptive": 1, "median": 1}.get(self.method, 0)
         return of_method + (rejection.HALO if self.rejector else 0)
 
-    def strip(self, rows: tuple[int, int]) -> tuple[_Strip, np.ndarray]:
-        """Planes of the output rows ``rows[0]`` to ``rows[1] - 1``, and for each frame its values rejected and all."""
+    def fill(self, rows: tuple[int, int], planes: _Strip) -> np.ndarray:
+        """Make the rows ``rows[0]`` to ``rows[1] - 1`` of the stack's planes; each frame's values rejected and all."""
         ny, nx = self.shape
         first, last = max(0, rows[0] - self._halo), min(ny, rows[1] + self._halo)
         inner = slice(rows[0] - first, rows[1] - first)
         values, variances, common, any_bits = self._resample((first, last))
-        out = _Strip(*(np.empty((rows[1] - rows[0], nx), dtype) for dtype in _DTYPES))
+        out = _Strip(*(plane[slice(*rows)] for plane in planes))
         rejected = self._reject(values, variances, any_bits, inner.start, out)
         self._combine(values, variances, inner, out)
         if self.rejector is not None and self.rejector.replaces and self.method in ("mean", "sum"):
@@ -319,7 +313,7 @@ class _Combination:
         variance = out.uncertainty + self.noise.common_in(rows, nx)
         out.uncertainty[:] = np.sqrt(variance) * np.float32(self.total)
         out.mask[:] = np.where(out.coverage == 0, common[inner] | _NO_DATA, 0) | (any_bits[inner] & _ANY)
-        return out, rejected.of_frames
+        return rejected.of_frames
 
     def _reject(self, values, variances, flags, first_row: int, out: _Strip) -> _Rejected:
         """Take the outliers out of a strip."""
