@@ -107,8 +107,8 @@ def _most_agreed(z: np.ndarray, w: np.ndarray, pairs: np.ndarray, radius: float)
 
 def _agreement(moved: np.ndarray, w: np.ndarray, radius: float) -> np.ndarray:
     """For each of `moved` 1 where it is on one of the stars `w`, falling to 0 at a distance of `radius`."""
-    points = moved.ravel()
-    i, _, distance = pairs_within(*(np.column_stack((p.real, p.imag)) for p in (points, w)), radius)
-    agreement = np.zeros(points.size)
-    np.maximum.at(agreement, i, 1 - (distance / radius) ** 2)
-    return agreement.reshape(moved.shape)
+    x, y = np.ascontiguousarray(moved.real), np.ascontiguousarray(moved.imag)
+    nearest = np.full(moved.shape, radius**2)
+    for star in w:
+        np.minimum(nearest, (x - star.real) ** 2 + (y - star.imag) ** 2, out=nearest)
+    return 1 - nearest / radius**2

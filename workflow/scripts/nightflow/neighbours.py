@@ -36,7 +36,8 @@ def pairs_within(points: np.ndarray, others: np.ndarray, radius: float) -> tuple
     place = along(others)
     order = np.argsort(place, kind="stable")
     place = place[order]
-    found = []
+    number_of = np.argsort(along(points), kind="stable")  # one behind the other they are looked up twice as fast
+    points, found = points[number_of], []
     for band in (-1, 0, 1):
         middle = along(points, band)
         first = np.searchsorted(place, middle - reach)
@@ -45,7 +46,7 @@ def pairs_within(points: np.ndarray, others: np.ndarray, radius: float) -> tuple
         j = order[np.arange(i.size) + np.repeat(first - np.cumsum(number) + number, number)]
         distance = np.hypot(points[i, 0] - others[j, 0], points[i, 1] - others[j, 1])
         near = distance <= radius
-        found.append((i[near], j[near], distance[near]))
+        found.append((number_of[i[near]], j[near], distance[near]))
     return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
 
 
