@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import time
 import warnings
 
@@ -44,7 +45,23 @@ def test_planes_alone_are_those_of_the_image(tmp_path, image, compression):
     for name in ("data", "mask", "uncertainty"):
         plane, expected = getattr(stored, name), getattr(whole, name)
         np.testing.assert_array_equal(plane, expected)
-        assert plane.dtype == expected.dtype and plane.dtype.isnative
+        assert plane.dtype.newbyteorder("=") == expected.dtype
+
+
+def test_planes_that_another_program_compressed_or_scaled_are_read_as_they_are_meant(tmp_path, image):
+    products.write_image(tmp_path / "a.fits", image)
+    (tmp_path / "a.fits.gz").write_bytes(gzip.compress((tmp_path / "a.fits").read_bytes()))
+    with fits.open(tmp_path / "a.fits") as hdus:
+        hdus[0].data = np.rint(hdus[0].data * 10) / 10
+        hdus[0].scale("int16", bscale=0.1, bzero=50)
+        hdus["MASK"] = fits.ImageHDU(image.mask.astype(np.uint8), name="MASK")
+        hdus.writeto(tmp_path / "scaled.fits")
+    for path, tolerance in (("a.fits.gz", 0), ("scaled.fits", 0.051)):
+        back, stored = products.read_image(tmp_path / path), products.StoredImage(tmp_path / path)
+        for read in (back, stored):
+            np.testing.assert_allclose(read.data, image.data, rtol=0, atol=tolerance)
+            np.testing.assert_array_equal(read.mask, image.mask)
+            np.testing.assert_array_equal(read.uncertainty, image.uncertainty)
 
 
 def test_ccddata_reads_data_mask_and_uncertainty(tmp_path, image):

@@ -22,6 +22,7 @@ from functools import cached_property
 import numpy as np
 from astropy.io import fits
 from astropy.io.fits.hdu.compressed import DITHER_SEED_CHECKSUM, SUBTRACTIVE_DITHER_1
+from astropy.io.fits.hdu.image import BITPIX2DTYPE
 from astropy.utils.exceptions import AstropyWarning
 
 from nightflow import __version__, lineage
@@ -357,16 +358,19 @@ def read_image(path: str | os.PathLike) -> Image:
             hdu.name: hdu.data for hdu in hdus[1:] if hdu.name not in ("SCI", "MASK", "UNCERT") and hdu.data is not None
         }
         return Image(
-            data=_science(hdus),
-            mask=_native(hdus["MASK"].data, np.uint16),
-            uncertainty=_native(hdus["UNCERT"].data, np.float32),
+            data=_native(_pixels(_science(hdus)), np.float32),
+            mask=_native(_pixels(hdus["MASK"]), np.uint16),
+            uncertainty=_native(_pixels(hdus["UNCERT"]), np.float32),
             header=hdus[0].header.copy(),
             extensions=extensions,
         )
 
 
 class StoredImage:
-    """An image product whose planes are read when they are asked for: of a master, no step needs them all.
+    """An image product whose planes are mapped when they are asked for: of a master, no step needs them all.
+
+    They are in the byte order of the file and cannot be changed: a step that goes through them by rows has no copy
+    of them in its memory.
 
     Parameters
     ----------
@@ -395,19 +399,20 @@ class StoredImage:
 
     @cached_property
     def data(self) -> np.ndarray:
-        return read_data(self._path)
+        with fits.open(self._path, memmap=False) as hdus:
+            return _pixels(_science(hdus))
 
     @cached_property
     def mask(self) -> np.ndarray:
-        return self._plane("MASK", np.uint16)
+        return self._plane("MASK")
 
     @cached_property
     def uncertainty(self) -> np.ndarray:
-        return self._plane("UNCERT", np.float32)
+        return self._plane("UNCERT")
 
-    def _plane(self, name: str, dtype) -> np.ndarray:
+    def _plane(self, name: str) -> np.ndarray:
         with fits.open(self._path, memmap=False) as hdus:
-            return _native(hdus[name].data, dtype)
+            return _pixels(hdus[name])
 
 
 def read_data(path: str | os.PathLike) -> np.ndarray:
@@ -420,11 +425,22 @@ def read_data(path: str | os.PathLike) -> np.ndarray:
     """
     with fits.open(path, memmap=False) as hdus:
         raise_if_rejected(hdus[0].header)
-        return _science(hdus)
+        return _native(_pixels(_science(hdus)), np.float32)
 
 
-def _science(hdus: fits.HDUList) -> np.ndarray:
-    return _native((hdus["SCI"] if "SCI" in hdus else hdus[0]).data, np.float32)
+def _science(hdus: fits.HDUList):
+    return hdus["SCI"] if "SCI" in hdus else hdus[0]
+
+
+def _pixels(hdu) -> np.ndarray:
+    """A plane of a product, in the byte order of the file: mapped from it, which astropy does not do for a mask."""
+    file, scale = hdu.fileinfo()["file"], (hdu.header.get("BSCALE", 1), hdu.header.get("BZERO", 0))
+    is_unsigned = scale == (1, 1 << 15) and hdu.header["BITPIX"] == 16
+    if isinstance(hdu, fits.CompImageHDU) or file.compression or not (is_unsigned or scale == (1, 0)):
+        return hdu.data
+    dtype = np.dtype(BITPIX2DTYPE[hdu.header["BITPIX"]]).newbyteorder(">")
+    stored = np.asarray(np.memmap(file.name, dtype, "r", hdu.fileinfo()["datLoc"], hdu.shape))
+    return stored.astype(np.uint16) ^ np.uint16(1 << 15) if is_unsigned else stored
 
 
 def write_table(path: str | os.PathLike, table, header: fits.Header, name: str) -> None:
