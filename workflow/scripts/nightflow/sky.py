@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from nightflow.medians import quantile
+from nightflow.medians import quantile, ranked
 
 ESTIMATORS = ("median", "mean", "mode", "sextractor")
 DEFAULTS = {
@@ -21,6 +22,8 @@ DEFAULTS = {
 }
 _SMALLEST_BOX = 32  # px, of a small frame: enough pixels for a level
 _AT_A_TIME = 2**20  # pixels sorted together, so that their running sums stay small
+_IN_CACHE = 2**15  # pixels summed together
+_LOST = 1e-4  # of a sum of squares; where less is left of it, it is summed anew
 
 
 @dataclass(frozen=True)
@@ -82,12 +85,8 @@ def sky_statistics(data, mask=None, *, sigma: float = 4.0, maxiters: int = 10) -
     usable = np.isfinite(data) if mask is None else np.isfinite(data) & (np.asarray(mask) == 0)
     pixels = data[usable]
     masked_fraction = 1.0 - pixels.size / max(np.size(data), 1)
-    pixels = _clipped(pixels, sigma, maxiters)
-    if not pixels.size:
-        return SkyStatistics(np.nan, np.nan, np.nan, np.nan, 0, masked_fraction)
-    mean, median = float(pixels.mean(dtype=np.float64)), quantile(pixels, 0.5)
-    stddev = float(pixels.std(dtype=np.float64))
-    return SkyStatistics(mean, median, 3 * median - 2 * mean, stddev, pixels.size, masked_fraction)
+    mean, median, stddev, npix = _clip(pixels, sigma, maxiters)
+    return SkyStatistics(mean, median, 3 * median - 2 * mean, stddev, npix, masked_fraction)
 
 
 def sky_model(data, mask=None, options: Mapping | None = None, *, statistics: SkyStatistics | None = None):
@@ -254,17 +253,42 @@ def _middle(pixels, first, last):
     return np.where(number > 0, np.where(number % 2, high, 0.5 * (low + high)), np.nan)
 
 
-def _clipped(pixels, sigma: float, maxiters: int):
-    """Those of the pixels that iterated clipping about the median leaves."""
-    for _ in range(maxiters):
-        if pixels.size < 2:
-            break
-        centre, width = quantile(pixels, 0.5), sigma * float(pixels.std(dtype=np.float64))
-        kept = (pixels >= np.float32(centre - width)) & (pixels <= np.float32(centre + width))
-        if kept.all():
-            break
-        pixels = pixels[kept]
-    return pixels
+def _clip(pixels, sigma: float, maxiters: int):
+    """Mean, median, standard deviation and number of the pixels that iterated clipping about the median leaves.
+
+    The few that are left out are taken off the sums over all pixels, and off their ranks.
+    """
+    if not pixels.size:
+        return np.nan, np.nan, np.nan, 0
+    centre, low, high, left = quantile(pixels, 0.5), -np.inf, np.inf, None
+    whole = _sums(pixels, centre)
+    for rounds_left in range(maxiters, -1, -1):
+        outside = pixels[(pixels < low) | (pixels > high)]
+        previous, left = left, pixels.size - outside.size
+        if not left:
+            return np.nan, np.nan, np.nan, 0
+        total, squares = (every - some for every, some in zip(whole, _sums(outside, centre), strict=True))
+        if squares < _LOST * whole[1]:  # what is left of the sums has lost digits to values that are far off
+            pixels = pixels[(pixels >= low) & (pixels <= high)]
+            outside, whole = pixels[:0], _sums(pixels, centre)
+            total, squares = whole
+        below = np.count_nonzero(outside < low)
+        median = float(ranked(pixels, [below + (left - 1) // 2, below + left // 2]).mean(dtype=np.float64))
+        stddev = math.sqrt(max(squares / left - (total / left) ** 2, 0.0))
+        if left == previous or not rounds_left:
+            return centre + total / left, median, stddev, left
+        low, high = max(low, np.float32(median - sigma * stddev)), min(high, np.float32(median + sigma * stddev))
+
+
+def _sums(pixels, centre: float):
+    """Sums of the deviations from `centre` and of their squares, in double precision."""
+    total = squares = 0.0
+    for first in range(0, pixels.size, _IN_CACHE):
+        deviation = pixels[first : first + _IN_CACHE].astype(np.float64)
+        deviation -= centre
+        total += float(deviation.sum())
+        squares += float(np.square(deviation, out=deviation).sum())
+    return total, squares
 
 
 def _scalar_model(data, mask, options, statistics):
