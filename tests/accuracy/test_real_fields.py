@@ -34,9 +34,8 @@ def without_sky(data) -> Image:
     """Raw pixels less their local sky, nothing masked."""
     data = data.astype(np.float32)
     mask = np.zeros(data.shape, np.uint16)
-    level, scatter = sky.local_sky(data, ~sources.source_mask(data, mask, {}), 128)
-    noise = np.broadcast_to(scatter, data.shape).astype(np.float32)
-    return Image((data - level).astype(np.float32), mask, noise)
+    around = sky.LocalSky(data, ~sources.source_mask(data, mask, {}), 128)
+    return Image(around.subtracted_from(data), mask, np.full(data.shape, np.median(around.widths), np.float32))
 
 
 def solve(table, shape, header, catalogue, ra=None, dec=None, **options):

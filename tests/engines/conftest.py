@@ -82,8 +82,8 @@ def _real_frame(path, truth) -> RealFrame:
 
     data, header = fits.getdata(path).astype(np.float32), fits.getheader(path)
     mask = np.zeros(data.shape, np.uint16)
-    level, scatter = sky.local_sky(data, ~sources.source_mask(data, mask, {}), 128)
-    image = Image((data - level).astype(np.float32), mask, np.full(data.shape, np.median(scatter), np.float32))
+    around = sky.LocalSky(data, ~sources.source_mask(data, mask, {}), 128)
+    image = Image(around.subtracted_from(data), mask, np.full(data.shape, np.median(around.widths), np.float32))
     table = sources.detect_sources(image, {})
     header["NFYSIZE"], header["NFXSIZE"] = data.shape
     row = {"frame": path.stem, "ra": header["RA"], "dec": header["DEC"], "mjd_mid": None}

@@ -186,12 +186,14 @@ def _test_candidates(pixels, sigma, unusable, candidates, options):
     """The candidates, and faint sharp pixels, that a ray explains better than a star."""
     psf = provisional_psf(pixels, sigma, unusable, options)
     smooth = separable_median(pixels)
+    excess = pixels - smooth
     # what varies from pixel to pixel in the cores of galaxies counts as noise
-    structure = np.float32(_STRUCTURE) * np.maximum(smooth - median_of_many(smooth), 0)
-    place = np.sqrt(np.square(separable_median(sigma)) + np.square(structure))
-    excess = (pixels - smooth) / place
-    sharp = (excess > options["sigclip"]) & ~unusable
-    tested = (candidates | sharp) & ~unusable
+    structure = np.maximum(np.subtract(smooth, median_of_many(smooth), out=smooth), 0, out=smooth)
+    structure *= np.float32(_STRUCTURE)
+    place = separable_median(sigma)
+    np.sqrt(np.add(np.square(place, out=place), np.square(structure), out=place), out=place)
+    excess /= place
+    tested = (candidates | (excess > options["sigclip"])) & ~unusable
     y, x = _peaks(pixels, tested)
     if not y.size:
         return np.zeros(pixels.shape, dtype=bool)
@@ -222,8 +224,9 @@ def provisional_psf(pixels, sigma, unusable, options) -> PointSpread:
     -------
     psf : PointSpread
     """
-    level, _ = sky.local_sky(pixels, ~unusable, 64)
-    flat = Image(np.where(unusable, np.float32(0), pixels - level), unusable * np.uint16(MaskBit.SATURATED), sigma)
+    above = sky.LocalSky(pixels, ~unusable, 64).subtracted_from(pixels)
+    above[unusable] = 0
+    flat = Image(above, unusable * np.uint16(MaskBit.SATURATED), sigma)
     xx, yy, xy, wide, x, y = sources.bright_shapes(flat)
     width = np.sqrt(0.5 * (xx + yy))
     stars = _alike(xx, yy, xy)

@@ -164,9 +164,10 @@ class _Search:
         """Light of the size of stars at pixels, in units of the noise: the median of 3 x 3 less that of 7 x 7."""
         narrow, wide = (5, 9) if self.options["sepmed"] else (3, 7)
         around = self.around(at, wide // 2)
-        small = self.light.copy()
-        small[around] = self.median(self.light.take, around, narrow)
-        structure = (small[at] - self.median(small.take, at, wide)) / self.noise[at]
+        light = self.light[around]
+        self.light[around] = self.median(self.light.take, around, narrow)
+        structure = (self.light[at] - self.median(self.light.take, at, wide)) / self.noise[at]
+        self.light[around] = light
         return np.maximum(structure, np.float32(0.01))
 
     def median(self, values, at, size):

@@ -132,7 +132,7 @@ def sky_model(data, mask=None, options: Mapping | None = None, *, statistics: Sk
     raise ValueError(f"sky.method is scalar or mesh, not {options['method']!r}")
 
 
-def local_sky(data, usable, mesh: int, *, smooth_only: bool = False):
+class LocalSky:
     """Level and standard deviation of the sky about each pixel, fast rather than exact: to detect sources by.
 
     Every other row and column is looked at. With `smooth_only` the level is a paraboloid through the meshes, from
@@ -149,23 +149,46 @@ def local_sky(data, usable, mesh: int, *, smooth_only: bool = False):
     smooth_only : bool
         Fit a paraboloid instead of following each mesh.
 
-    Returns
-    -------
-    level, stddev : ndarray of float32, shape (ny, nx)
+    Attributes
+    ----------
+    widths : ndarray, shape (rows of meshes, columns of meshes)
+        Standard deviation in each mesh.
     """
-    box = tuple(_box_size(n, mesh) for n in data.shape)
-    boxes = clipped_boxes(data, usable, box, sigma=3.0, maxiters=10, step=2)
-    share, levels = boxes["usable"] / (box[0] * box[1] / 4), boxes["median"]
-    widths = boxes["stddev"] / 0.9866  # what clipping takes away from a Gaussian
-    centres = [_box_centres(n, size) for n, size in zip(data.shape, box, strict=True)]
-    measured = share > 0.25 * share.max()
-    surface = _fit_surface(np.where(measured, levels, np.nan), centres, 2 if smooth_only else 1)
-    residual = np.where(measured, levels - _surface_at(surface, *centres), np.nan)
-    residual = np.zeros_like(levels) if smooth_only else _smooth_mesh(residual, 3)
-    widths = _smooth_mesh(np.where(measured, widths, np.nan), 3)
-    return tuple(
-        _interpolate_mesh(*part) for part in ((residual, centres, data.shape, surface), (widths, centres, data.shape))
-    )
+
+    def __init__(self, data, usable, mesh: int, *, smooth_only: bool = False):
+        box = tuple(_box_size(n, mesh) for n in data.shape)
+        boxes = clipped_boxes(data, usable, box, sigma=3.0, maxiters=10, step=2)
+        share, levels = boxes["usable"] / (box[0] * box[1] / 4), boxes["median"]
+        widths = boxes["stddev"] / 0.9866  # what clipping takes away from a Gaussian
+        centres = [_box_centres(n, size) for n, size in zip(data.shape, box, strict=True)]
+        measured = share > 0.25 * share.max()
+        surface = _fit_surface(np.where(measured, levels, np.nan), centres, 2 if smooth_only else 1)
+        residual = np.where(measured, levels - _surface_at(surface, *centres), np.nan)
+        residual = np.zeros_like(levels) if smooth_only else _smooth_mesh(residual, 3)
+        self.widths = _smooth_mesh(np.where(measured, widths, np.nan), 3)
+        self._level = _Spline(residual, centres, data.shape, surface)
+        self._width = _Spline(self.widths, centres, data.shape)
+
+    def subtracted_from(self, data) -> np.ndarray:
+        """`data` less the level, float32."""
+        above = np.empty(data.shape, np.float32)
+        for rows in _strips(data.shape):
+            np.subtract(data[rows], self._level.rows(rows), out=above[rows])
+        return above
+
+    def significance(self, data) -> np.ndarray:
+        """`data` less the level, in standard deviations, float32."""
+        above = np.empty(data.shape, np.float32)
+        for rows in _strips(data.shape):
+            np.subtract(data[rows], self._level.rows(rows), out=above[rows])
+            above[rows] /= self._width.rows(rows)
+        return above
+
+
+def _strips(shape):
+    """Rows at a time, so that what is worked out for them stays in the processor's cache."""
+    height = max(1, _IN_CACHE // shape[1])
+    return [slice(first, first + height) for first in range(0, shape[0], height)]
 
 
 def clipped_boxes(data, usable, box, *, sigma: float, maxiters: int, step: int = 1) -> dict:
@@ -309,7 +332,7 @@ def _mesh_model(data, mask, options):
     centres = [_box_centres(n, size) for n, size in zip(data.shape, box, strict=True)]
     plane = _fit_surface(levels, centres, 1)
     residual = _smooth_mesh(levels - _surface_at(plane, *centres), int(options["filter_size"]))
-    return _interpolate_mesh(residual, centres, data.shape, plane), float(np.nanmedian(rms))
+    return _Spline(residual, centres, data.shape, plane).rows(slice(None)), float(np.nanmedian(rms))
 
 
 def _mesh_levels(data, usable, box, options):
@@ -400,22 +423,28 @@ def _median_filtered(mesh, size: int):
     return np.partition(around, size**2 // 2, axis=-1)[..., size**2 // 2]
 
 
-def _interpolate_mesh(values, centres, shape, surface=None):
+class _Spline:
     """Cubic spline through mesh values at the boxes' true centres, constant beyond the outermost, plus a surface."""
-    # splines through unit vectors: interpolation becomes one small matrix an axis
-    basis = [
-        _cardinal_splines(centre, np.clip(np.arange(n), centre[0], centre[-1]))
-        for n, centre in zip(shape, centres, strict=True)
-    ]
-    if surface is not None:
-        degree = 1 if surface.size == 3 else 2
-        coefficients = np.zeros((degree + 1, degree + 1))
-        coefficients[tuple(np.transpose(_powers(degree)))] = surface
-        powers = [(np.arange(n)[:, None] * 1e-3) ** np.arange(degree + 1) for n in shape]
-        basis = [np.hstack(pair) for pair in zip(basis, powers, strict=True)]
-        corner = np.zeros((values.shape[0], degree + 1))
-        values = np.block([[values, corner], [np.zeros((degree + 1, values.shape[1])), coefficients]])
-    return (basis[0] @ values).astype(np.float32) @ basis[1].T.astype(np.float32)
+
+    def __init__(self, values, centres, shape, surface=None):
+        # splines through unit vectors: interpolation becomes one small matrix an axis
+        basis = [
+            _cardinal_splines(centre, np.clip(np.arange(n), centre[0], centre[-1]))
+            for n, centre in zip(shape, centres, strict=True)
+        ]
+        if surface is not None:
+            degree = 1 if surface.size == 3 else 2
+            coefficients = np.zeros((degree + 1, degree + 1))
+            coefficients[tuple(np.transpose(_powers(degree)))] = surface
+            powers = [(np.arange(n)[:, None] * 1e-3) ** np.arange(degree + 1) for n in shape]
+            basis = [np.hstack(pair) for pair in zip(basis, powers, strict=True)]
+            corner = np.zeros((values.shape[0], degree + 1))
+            values = np.block([[values, corner], [np.zeros((degree + 1, values.shape[1])), coefficients]])
+        self._columns, self._rows = (basis[0] @ values).astype(np.float32), basis[1].T.astype(np.float32)
+
+    def rows(self, rows: slice) -> np.ndarray:
+        """Its values in some rows of the image, float32."""
+        return self._columns[rows] @ self._rows
 
 
 def _cardinal_splines(knots, at):

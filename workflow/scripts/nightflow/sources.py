@@ -74,19 +74,17 @@ def source_mask(data, mask=None, options: Mapping | None = None):
         return found
     pixels = np.where(usable, data, np.float32(0)).astype(np.float32, copy=False)
     for first in [True] + [False] * (int(options["maxiters"]) - 1):
-        level, scatter = sky.local_sky(pixels, usable & ~found, int(options["mesh"]), smooth_only=first)
-        if not scatter.max() > 0:
+        around = sky.LocalSky(pixels, usable & ~found, int(options["mesh"]), smooth_only=first)
+        if not around.widths.max() > 0:
             return np.zeros((ny, nx), dtype=bool)
-        previous, found = found, _detect(pixels, usable, level, scatter, options)
+        previous, found = found, _detect(around.significance(pixels), usable, options)
         if np.count_nonzero(previous ^ found) <= 1e-3 * np.count_nonzero(found):
             break
     return dilate(found, float(options["dilation"]) / 2) & usable
 
 
-def _detect(pixels, usable, level, scatter, options):
-    """Source pixels of an image whose local sky has this level and standard deviation."""
-    significance = np.subtract(pixels, level)
-    significance /= scatter
+def _detect(significance, usable, options):
+    """Source pixels of an image in units of the sky's standard deviation, which is used up."""
     significance *= usable
     smooth = _smooth(significance)
     smooth /= np.float32(_SMOOTHED_NOISE)
@@ -316,9 +314,8 @@ def _one_for_each_blob(y, x, saturated, reach):
 
 
 def _difference_of_gaussians(pixels, sigma):
-    narrow = gaussian_smoothed(pixels, sigma)
-    narrow -= gaussian_smoothed(pixels, 2 * sigma)
-    return narrow
+    """`pixels` smoothed with a Gaussian, less those smoothed with one twice as wide."""
+    return _convolved(pixels, _gaussian(sigma, pixels.dtype), _gaussian(2 * sigma, pixels.dtype))
 
 
 def gaussian_smoothed(image, sigma: float):
@@ -337,22 +334,36 @@ def gaussian_smoothed(image, sigma: float):
     smooth : ndarray, shape (ny, nx)
         Of the type of `image`.
     """
+    return _convolved(image, _gaussian(sigma, image.dtype))
+
+
+def _gaussian(sigma: float, dtype):
+    """Weights of the middle and of its neighbours at either side."""
     weight = np.exp(-0.5 * (np.arange(int(3 * sigma + 0.5) + 1) / sigma) ** 2)
-    return _convolved(image, (weight / (2 * weight.sum() - weight[0])).astype(image.dtype))
+    return (weight / (2 * weight.sum() - weight[0])).astype(dtype)
 
 
-def _convolved(image, weight):
-    """`image` times these weights of the middle and of its neighbours at either side, along both axes."""
-    (ny, nx), reach = image.shape, len(weight) - 1
+def _convolved(image, weight, wider=None):
+    """`image` times these weights of the middle and of its neighbours, along both axes, less that with `wider` ones."""
+    (ny, nx), reach = image.shape, len(weight if wider is None else wider) - 1
     smooth, height = np.empty_like(image), max(_AT_A_TIME // nx, 1)
     for first in range(0, ny, height):
         rows = min(height, ny - first)
         strip = np.zeros((rows + 2 * reach, nx + 2 * reach), image.dtype)
         low, high = max(first - reach, 0), min(first + rows + reach, ny)
         strip[low - first + reach : high - first + reach, reach : reach + nx] = image[low:high]
-        columns = _symmetric_sum([strip[i : i + rows] for i in range(2 * reach + 1)], weight)
-        smooth[first : first + rows] = _symmetric_sum([columns[:, i : i + nx] for i in range(2 * reach + 1)], weight)
+        part = smooth[first : first + rows]
+        part[:] = _strip_convolved(strip, weight, reach, part.shape)
+        if wider is not None:
+            part -= _strip_convolved(strip, wider, reach, part.shape)
     return smooth
+
+
+def _strip_convolved(strip, weight, margin: int, shape):
+    """The inner part, of `shape`, of a strip that has a margin, convolved."""
+    near = range(margin + 1 - len(weight), margin + len(weight))
+    columns = _symmetric_sum([strip[i : i + shape[0]] for i in near], weight)
+    return _symmetric_sum([columns[:, i : i + shape[1]] for i in near], weight)
 
 
 def _symmetric_sum(parts, weight):

@@ -76,10 +76,12 @@ def find_trails(image: Image, options: Mapping | None = None):
     usable = ((image.mask & int(UNUSABLE & ~MaskBit.COSMIC_RAY)) == 0) & np.isfinite(image.data)
     if not options["find"] or min(image.shape) < 4 * _SEGMENT or not usable.any():
         return found
-    level, scatter = sky.local_sky(np.where(usable, image.data, np.float32(0)), usable, _MESH)
-    if not scatter.min() > 0:
+    pixels = np.where(usable, image.data, np.float32(0))
+    around = sky.LocalSky(pixels, usable, _MESH)
+    if not around.widths.min() > 0:
         return found
-    residual = np.where(usable, (image.data - level) / scatter, np.float32(np.nan))
+    residual = around.significance(pixels)
+    residual[~usable] = np.nan
     y, x, weight = _bright_blocks(residual, usable)
     lines = _Hough(y, x, weight, image.shape)
     left = int(options["max_trails"])
@@ -100,7 +102,7 @@ def _bright_blocks(residual, usable):
         for rows in (sum(p[inside][i::_BLOCK] for i in range(_BLOCK)) for p in (clipped, usable.astype(np.float32)))
     )
     blocks = total / np.sqrt(np.maximum(number, 1))
-    blocks -= sky.local_sky(blocks.astype(np.float32), number > 0, 12)[0]
+    blocks = sky.LocalSky(blocks, number > 0, 12).subtracted_from(blocks)
     at, piece, count = connected_regions(blocks > _BLOCK_SIGNIFICANCE)
     y, x = np.divmod(at, nx)
     # pieces of a trail are long, stars and noise are not
