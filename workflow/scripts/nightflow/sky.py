@@ -22,6 +22,7 @@ DEFAULTS = {
 }
 _SMALLEST_BOX = 32  # px, of a small frame: enough pixels for a level
 _AT_A_TIME = 2**20  # pixels sorted together, so that their running sums stay small
+_PAGE = 32  # of them, whose sums are kept
 _IN_CACHE = 2**15  # pixels summed together
 _LOST = 1e-4  # of a sum of squares; where less is left of it, it is summed anew
 
@@ -221,11 +222,17 @@ def clipped_boxes(data, usable, box, *, sigma: float, maxiters: int, step: int =
 
 def _sorted_boxes(data, usable, box, step):
     """Usable pixels of each box, sorted, infinity behind them, shape (rows of boxes, columns of boxes, pixels)."""
-    rows, columns = (-(-n // size) for n, size in zip(data.shape, box, strict=True))
-    padded = np.full((rows * box[0], columns * box[1]), np.inf, np.float32)
-    np.copyto(padded[: data.shape[0], : data.shape[1]], data, where=usable)
-    pixels = padded.reshape(rows, box[0], columns, box[1])[:, ::step, :, ::step].swapaxes(1, 2)
-    pixels = np.sort(pixels.reshape(rows, columns, -1), axis=-1)
+    beyond = [(0, -n % size) for n, size in zip(data.shape, box, strict=True)]
+    if beyond != [(0, 0), (0, 0)]:
+        data, usable = np.pad(data, beyond), np.pad(usable, beyond)
+    rows, columns = (n // size for n, size in zip(data.shape, box, strict=True))
+    data, usable = (
+        plane.reshape(rows, box[0], columns, box[1])[:, ::step, :, ::step].swapaxes(1, 2) for plane in (data, usable)
+    )
+    number = data.shape[2] * data.shape[3]
+    pixels = np.full((rows, columns, -(-number // _PAGE) * _PAGE), np.inf, np.float32)
+    np.copyto(pixels[..., :number].reshape(data.shape), data, where=usable, casting="same_kind")
+    pixels.sort(axis=-1)
     return pixels, _count_below(pixels, np.full((rows, columns), np.inf))
 
 
@@ -233,12 +240,11 @@ def _clip_boxes(pixels, number, sigma, maxiters):
     """Statistics of sorted pixels, of which in each box the first `number` count."""
     first, last = np.zeros_like(number), number
     reference = np.nan_to_num(_middle(pixels, first, last))  # the sums are about it, lest they lose digits
-    deviation = np.zeros((*number.shape, pixels.shape[-1] + 1))
-    np.subtract(pixels, reference[..., None], out=deviation[..., 1:])
-    sums = [np.cumsum(values, axis=-1) for values in (deviation, np.square(deviation))]
+    deviation = np.subtract(pixels, reference[..., None], dtype=np.float64)
+    sums = _Sums(deviation), _Sums(np.square(deviation))
     for rounds_left in range(maxiters, -1, -1):
         count = np.where(last > first, last - first, np.nan)
-        mean, square = ((_at(total, last) - _at(total, first)) / count for total in sums)
+        mean, square = ((total.of_first(last) - total.of_first(first)) / count for total in sums)
         stddev, median = np.sqrt(np.maximum(square - mean**2, 0)), _middle(pixels, first, last)
         low, high = (np.nan_to_num(median + sign * sigma * stddev).astype(np.float32) for sign in (-1, 1))
         within = (
@@ -249,6 +255,22 @@ def _clip_boxes(pixels, number, sigma, maxiters):
         if not rounds_left or ((first == previous[0]) & (last == previous[1])).all():
             break
     return {"usable": number, "median": median, "mean": reference + mean, "stddev": stddev}
+
+
+class _Sums:
+    """Sums of the first values of each box: of whole pages, and the rest of one."""
+
+    def __init__(self, values):
+        self._pages = values.reshape(*values.shape[:2], -1, _PAGE)
+        self._before = np.zeros((*values.shape[:2], self._pages.shape[2] + 1))
+        np.cumsum(self._pages.sum(axis=-1), axis=-1, out=self._before[..., 1:])
+
+    def of_first(self, number):
+        """The sum of so many values in each box."""
+        page, rest = np.divmod(number, _PAGE)
+        place = np.minimum(page, self._pages.shape[2] - 1)[..., None, None]
+        cut = np.take_along_axis(self._pages, place, axis=2)[..., 0, :]
+        return _at(self._before, page) + np.where(np.arange(_PAGE) < rest[..., None], cut, 0).sum(axis=-1)
 
 
 def _at(values, index):
