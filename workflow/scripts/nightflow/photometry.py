@@ -103,19 +103,27 @@ def aperture_fluxes(image: Image, x, y, radii) -> tuple[np.ndarray, np.ndarray]:
     flux, error : ndarray, shape (n, k)
         In the unit of the image. Unusable pixels count as zero; the mask flags of a source tell.
     """
-    bad = ((image.mask & int(UNUSABLE)) != 0) | ~np.isfinite(image.data) | ~np.isfinite(image.uncertainty)
-    light, noise = (np.where(bad, np.float32(0), plane) for plane in (image.data, image.uncertainty))
     half = int(np.ceil(max(radii) + 1))
     flux, error = np.zeros((len(x), len(radii))), np.zeros((len(x), len(radii)))
     for start in range(0, len(x), _CHUNK):
         part = slice(start, start + _CHUNK)
         distance = _distances(x[part], y[part], half)
-        values, squares = stamps(light, x[part], y[part], half), stamps(noise, x[part], y[part], half) ** 2
+        light, noise, _ = _usable_stamps(image, x[part], y[part], half, UNUSABLE)
         for k, radius in enumerate(radii):
-            weight = _overlap(distance, radius)
-            flux[part, k] = (weight * values).sum(axis=(1, 2))
-            error[part, k] = np.sqrt((weight**2 * squares).sum(axis=(1, 2)))
+            near = slice(half - int(np.ceil(radius + 1)), half + int(np.ceil(radius + 1)) + 1)
+            weight = _overlap(distance[:, near, near], radius)
+            flux[part, k] = (weight * light[:, near, near]).sum(axis=(1, 2))
+            error[part, k] = np.sqrt(np.square(weight * noise[:, near, near]).sum(axis=(1, 2)))
     return flux, error
+
+
+def _usable_stamps(image: Image, x, y, half: int, unusable: MaskBit):
+    """Squares of pixels and of their standard deviation, zero where they are unusable, and where that is."""
+    light, noise = (stamps(plane, x, y, half) for plane in (image.data, image.uncertainty))
+    bad = (stamps(image.mask, x, y, half, fill=int(MaskBit.NO_DATA)) & int(unusable)) != 0
+    bad |= ~np.isfinite(light) | ~np.isfinite(noise)
+    light[bad] = noise[bad] = 0
+    return light, noise, bad
 
 
 def _distances(x, y, half: int) -> np.ndarray:
@@ -222,8 +230,6 @@ def _ring_shares(image: Image, near, x, y, edges, reach: float) -> tuple[np.ndar
 
     NaN where too little of a ring is free of neighbours, or a pixel in the inner aperture is unusable.
     """
-    bad = ((image.mask & SPOILT) != 0) | ~np.isfinite(image.data) | ~np.isfinite(image.uncertainty)
-    pixels, noise = (np.where(bad, np.float32(0), plane) for plane in (image.data, image.uncertainty))
     half = int(np.ceil(edges[-1] + 1))
     offset = np.arange(-half, half + 1)
     own = offset[:, None] ** 2 + offset**2 <= reach**2
@@ -232,8 +238,8 @@ def _ring_shares(image: Image, near, x, y, edges, reach: float) -> tuple[np.ndar
     for start in range(0, len(x), _CHUNK // 10):
         part = slice(start, start + _CHUNK // 10)
         place = x[part], y[part], half
-        light, variance = stamps(pixels, *place) - level[part, None, None], stamps(noise, *place) ** 2
-        whole = ~stamps(bad, *place, fill=True)
+        light, noise, bad = _usable_stamps(image, *place, SPOILT)
+        light, variance, whole = light - level[part, None, None], noise**2, ~bad
         free = whole & (stamps(near, *place) <= own)
         aperture = [_overlap(_distances(*place), edge) for edge in edges]
         within = (aperture[0] * light).sum(axis=(1, 2))

@@ -528,7 +528,7 @@ def _measure(pixels, bad, image, x, y, sigma, options):
     core = core_factor(np.median(ratio)) if ratio.size else 1.0
     distance = np.sqrt(dy[:, :, None] ** 2 + dx[:, None, :] ** 2)
     aperture = np.clip(radius + 0.5 - distance, 0, 1)
-    noise = stamps(np.where(bad, np.float32(0), image.uncertainty), x, y, half)
+    noise = np.where(stamps(bad, x, y, half), np.float32(0), stamps(image.uncertainty, x, y, half))
     flags = stamps(image.mask, x, y, half, fill=int(MaskBit.NO_DATA))
     near = distance <= max(FWHM_OF_SIGMA * sigma, 1.5)
     flux, flux_err = (aperture * light).sum(axis=(1, 2)), np.sqrt(((aperture * noise) ** 2).sum(axis=(1, 2)))
