@@ -18,13 +18,14 @@ MODULES = (
     "joint_astrometry kron labelling lacosmic lightcurve_plots lightcurves lights "
     "lineage masters matching measurement medians motion neighbours noisecorrelation "
     "nova online_catalogues packages page photometry photontransfer planning "
-    "plate_matching plate_search plates pointing previews products programs prov "
-    "provenance psf_photometry quality rawfiles reference reference_catalogues "
-    "regions registration rejection report resampling scamp scenes sharedstars "
-    "simulate simulate_detector simulate_effects simulate_headers simulate_noise "
-    "simulate_settings simulate_sky simulate_sources simulate_truth sky skygrid "
-    "skymatching solving sources stackengines stackheader stacking standards steps "
-    "swarp trails transfer tying verify wavelengths weakness zero_points "
+    "plate_matching plate_search plates pointing previews processors products "
+    "programs prov provenance psf_photometry quality rawfiles reference "
+    "reference_catalogues regions registration rejection report resampling scamp "
+    "scenes sharedstars simulate simulate_detector simulate_effects simulate_headers "
+    "simulate_noise simulate_settings simulate_sky simulate_sources simulate_truth "
+    "sky skygrid skymatching solving sources stackengines stackheader stacking "
+    "standards steps swarp trails transfer tying verify wavelengths weakness "
+    "zero_points "
 ).split()
 
 
@@ -54,12 +55,15 @@ from nightflow import (
     online_catalogues,
     packages,
     planning,
+    processors,
     provenance,
     steps,
     verify,
     wavelengths,
 )
 from nightflow.matching import NoCalibration
+
+os.environ.setdefault("NPY_DISABLE_CPU_FEATURES", processors.slow_instructions())
 
 SOURCES_READ = Path(LIBRARY["__init__"]).with_name("__pycache__") / "sources.json"
 provenance.recall(SOURCES_READ)
