@@ -10,9 +10,7 @@ import pytest
 
 from nightflow import processors
 
-ZEN_4 = (
-    "processor\t: 0\nvendor_id\t: AuthenticAMD\ncpu family\t: 25\nflags\t\t: fpu sse avx2 avx512f\n\n"
-)
+ZEN_4 = "processor\t: 0\nvendor_id\t: AuthenticAMD\ncpu family\t: 25\nflags\t\t: fpu sse avx2 avx512f\n\n"
 
 
 @pytest.mark.parametrize(
