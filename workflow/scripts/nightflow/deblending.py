@@ -51,9 +51,10 @@ def deblend(image: np.ndarray, labels: np.ndarray, npixels: int, n_levels: int, 
             numbers, part = np.unique(parts[parts > 0], return_inverse=True)
             cut[box][parts > 0] = top + 1 + part
             top += len(numbers)
-    kept = np.bincount(cut.ravel()) > 0
-    kept[0] = False
-    return (np.cumsum(kept) * kept).astype(labels.dtype)[cut]
+    place = np.flatnonzero(cut > 0)
+    numbers = cut.ravel()[place]
+    cut.ravel()[place] = np.cumsum(np.bincount(numbers) > 0)[numbers]
+    return cut
 
 
 def _blends(image, labels) -> Iterator[tuple[int, np.ndarray]]:

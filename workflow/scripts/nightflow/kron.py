@@ -165,7 +165,8 @@ def _pixels(ellipses: Ellipses, scale, labels) -> Iterator[tuple]:
         row, column = np.divmod(np.arange(which.size) - np.repeat(begins, number[group]), width[which])
         x, y = left[which] + column, top[which] + row
         place, known = y * nx + x, np.ones(which.size, bool)
-        others = np.flatnonzero((owner[place] != 0) & (owner[place] != which + 1))
+        own = owner[place]
+        others = np.flatnonzero((own != 0) & (own != which + 1))
         of = which[others]
         opposite_x, opposite_y = 2 * middle_x[of] - x[others], 2 * middle_y[of] - y[others]
         inside = (
