@@ -127,8 +127,9 @@ def _smoothed_noise(image: Image, bad: np.ndarray, smooth: np.ndarray, sigma: fl
     ratio = smooth.ravel()[sample] / white.ravel()[sample]
     if not ratio.size:
         return white
-    median = np.median(ratio)
-    return white * max(1.0, float(1.4826 * np.median(median - ratio[ratio < median])))
+    median = median_of_many(ratio)
+    below = median - ratio[ratio < median]
+    return white * max(1.0, float(1.4826 * median_of_many(below))) if below.size else white
 
 
 def _find_peaks(image: Image, fwhm: float, options: Mapping):
