@@ -119,11 +119,13 @@ def hot_pixels(dark: np.ndarray, noise: float, threshold: float) -> np.ndarray:
     ndarray of bool, shape (ny, nx)
         True also where the dark is not finite.
     """
-    excess = dark - local_median(dark, _BOX)
+    excess = local_median(dark, _BOX)
+    np.subtract(dark, excess, out=excess)
     hot = ~(excess <= threshold * np.float32(noise))
     at = np.nonzero(hot)  # few: the scatter, which can only clear them, is not needed elsewhere
-    scatter = 1.4826 * local_median_at(np.abs(excess), *at, 2 * _BOX + 1)
-    hot[at] = ~(excess[at] <= threshold * np.maximum(scatter, np.float32(noise)))
+    theirs = excess[at]
+    scatter = 1.4826 * local_median_at(np.abs(excess, out=excess), *at, 2 * _BOX + 1)
+    hot[at] = ~(theirs <= threshold * np.maximum(scatter, np.float32(noise)))
     return hot
 
 
@@ -143,11 +145,18 @@ def deviant_pixels(flat: Image, dead_response: float, deviant_response: float) -
     -------
     ndarray of bool, shape (ny, nx)
     """
+    ratio = local_median(flat.data, _BOX)
     with np.errstate(divide="ignore", invalid="ignore"):  # without light all around there is no ratio
-        ratio = flat.data / local_median(flat.data, _BOX)
-    deviant = ~(np.abs(ratio - 1) <= np.maximum(deviant_response, 5 * flat.uncertainty))
+        np.divide(flat.data, ratio, out=ratio)
     dead = ~(ratio >= dead_response)
-    return (deviant | dead) & ((flat.mask & MaskBit.LOW_RESPONSE) == 0)
+    away = np.abs(np.subtract(ratio, 1, out=ratio), out=ratio)
+    bad = ~(away <= deviant_response)
+    at = np.nonzero(bad)  # few: the noise, which can only clear them, is not needed elsewhere
+    bad[at] = ~(away[at] <= 5 * flat.uncertainty[at])
+    bad |= dead
+    at = np.nonzero(bad)
+    bad[at] = (flat.mask[at] & MaskBit.LOW_RESPONSE) == 0
+    return bad
 
 
 def local_median(image: np.ndarray, width: int) -> np.ndarray:
