@@ -48,6 +48,25 @@ def test_astropy_has_its_units_though_the_reader_of_fits_files_came_without():
     subprocess.run([sys.executable, "-W", "error", "-c", UNITS], env=environment, check=True)
 
 
+SETTINGS = """
+import inspect
+import nightflow
+import astropy
+from astropy.io import fits
+from astropy.utils import data
+assert not inspect._filesbymodname  # nothing was looked up
+for module in (astropy, astropy.logger, fits, data):
+    settings = [value.module for value in vars(type(module.conf)).values() if hasattr(value, "defaultvalue")]
+    assert settings and set(settings) == {module.__name__}, (module, settings)
+    assert inspect.getmodule(type(module.conf)) is module
+"""
+
+
+def test_the_settings_of_astropy_know_their_modules_without_a_search():
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-W", "error", "-c", SETTINGS], env=environment, check=True)
+
+
 BLAS = """
 import sys
 import nightflow
@@ -74,8 +93,8 @@ runs = []
 def run(module):
     from astropy.units import Quantity, electron  # the stand-in lacks the latter
     runs.append((module, electron))
-packages._run_without_units(run, "module")
-assert [module for module, _ in runs] == ["module"] and str(runs[0][1]) == "electron"
+packages._run_without_units(run, packages)
+assert [module for module, _ in runs] == [packages] and str(runs[0][1]) == "electron"
 """
 
 

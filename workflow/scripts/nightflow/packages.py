@@ -58,7 +58,15 @@ class Lighter:
 _UNITS = "astropy.units"
 
 
+def _run_known(run: Callable[[ModuleType], None], module: ModuleType) -> None:
+    import inspect
+
+    inspect.modulesbyfile[inspect.getabsfile(module)] = module.__name__
+    return run(module)
+
+
 def _run_without_units(run: Callable[[ModuleType], None], module: ModuleType) -> None:
+    run = partial(_run_known, run)
     if _UNITS in sys.modules:
         return run(module)
     stand_in = sys.modules[_UNITS] = ModuleType(_UNITS)
@@ -86,6 +94,12 @@ def _run_without_blas(run: Callable[[ModuleType], None], module: ModuleType) -> 
 
 
 #: astropy.io.fits imports astropy.utils.data, which needs astropy.units for annotations only: two thirds of its time
-#: are the units, made anew in each process. Who needs them imports them as ever. And numba, when it loads its first
-#: kernel, imports all of scipy.linalg to see whether there is a BLAS for covariances; who multiplies looks again.
-LIGHTER = (Lighter("astropy.utils.data", _run_without_units), Lighter("numba.np.arraymath", _run_without_blas))
+#: are the units, made anew in each process. Who needs them imports them as ever. Each setting of astropy asks inspect
+#: in which module it is, and inspect looks up the files of all modules there are unless it knows of that one. And
+#: numba, when it loads its first kernel, imports all of scipy.linalg to see whether there is a BLAS for covariances;
+#: who multiplies looks again.
+LIGHTER = (
+    *(Lighter(name, _run_known) for name in ("astropy", "astropy.logger", "astropy.io.fits")),
+    Lighter("astropy.utils.data", _run_without_units),
+    Lighter("numba.np.arraymath", _run_without_blas),
+)
