@@ -53,6 +53,7 @@ _LEAST_SIGNIFICANCE = 4.5
 _STRUCTURE = 0.02
 _PIXEL = 1 / 12  # variance of the light over a pixel, px^2
 _STAMP = 2  # half side, px
+_SOME = 4  # px between those that tell the level of an image
 _NEAR = 8.0  # px; most pixels have their peak within this: a look, where a tree would have to be imported
 _OFFSETS = np.arange(-1.0, 1.01, 0.25)  # of a star from the middle of its brightest pixel, px
 # Stars that are taken as examples of what stars look like, and how much one may differ from the others, as a share of
@@ -128,8 +129,10 @@ def find_cosmic_rays(image: Image, options: Mapping | None = None):
 
 def _filled(values, unusable):
     """`values` with unusable ones replaced by the median of their surroundings, that of the image at first."""
-    filled = np.where(unusable, median_of_many(values[~unusable]), values)
     y, x = places(unusable)
+    some = np.s_[::_SOME, ::_SOME] if not unusable[::_SOME, ::_SOME].all() else np.s_[:]
+    filled = values.copy()
+    filled[y, x] = median_of_many(values[some][~unusable[some]])
     filled[y, x] = separable_median_at(filled, y, x)
     return filled
 

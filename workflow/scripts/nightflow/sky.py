@@ -238,21 +238,19 @@ def _sorted_boxes(data, usable, box, step):
 
 def _clip_boxes(pixels, number, sigma, maxiters):
     """Statistics of sorted pixels, of which in each box the first `number` count."""
-    first, last = np.zeros_like(number), number
-    reference = np.nan_to_num(_middle(pixels, first, last))  # the sums are about it, lest they lose digits
+    kept = np.stack([np.zeros_like(number), number])  # the first that is, and the first behind those that are
+    reference = np.nan_to_num(_middle(pixels, kept))  # the sums are about it, lest they lose digits
     deviation = np.subtract(pixels, reference[..., None], dtype=np.float64)
     sums = _Sums(deviation), _Sums(np.square(deviation))
     for rounds_left in range(maxiters, -1, -1):
-        count = np.where(last > first, last - first, np.nan)
-        mean, square = ((total.of_first(last) - total.of_first(first)) / count for total in sums)
-        stddev, median = np.sqrt(np.maximum(square - mean**2, 0)), _middle(pixels, first, last)
-        low, high = (np.nan_to_num(median + sign * sigma * stddev).astype(np.float32) for sign in (-1, 1))
-        within = (
-            (first, _count_below(pixels, low)),
-            (last, _count_below(pixels, np.nextafter(high, np.float32(np.inf)))),
-        )
-        previous, (first, last) = (first, last), (np.maximum(*within[0]), np.minimum(*within[1]))
-        if not rounds_left or ((first == previous[0]) & (last == previous[1])).all():
+        count = np.where(kept[1] > kept[0], kept[1] - kept[0], np.nan)
+        mean, square = (np.subtract(*total.of_first(kept)[::-1]) / count for total in sums)
+        stddev, median = np.sqrt(np.maximum(square - mean**2, 0)), _middle(pixels, kept)
+        limits = [np.nan_to_num(median + sign * sigma * stddev).astype(np.float32) for sign in (-1, 1)]
+        limits[1] = np.nextafter(limits[1], np.float32(np.inf))
+        first, last = _count_below(pixels, np.stack(limits))
+        previous, kept = kept, np.stack([np.maximum(kept[0], first), np.minimum(kept[1], last)])
+        if not rounds_left or (kept == previous).all():
             break
     return {"usable": number, "median": median, "mean": reference + mean, "stddev": stddev}
 
@@ -268,15 +266,14 @@ class _Sums:
     def of_first(self, number):
         """The sum of so many values in each box."""
         page, rest = np.divmod(number, _PAGE)
-        place = np.minimum(page, self._pages.shape[2] - 1)[..., None, None]
-        cut = np.take_along_axis(self._pages, place, axis=2)[..., 0, :]
+        cut = _at(self._pages, np.minimum(page, self._pages.shape[2] - 1))
         return _at(self._before, page) + np.where(np.arange(_PAGE) < rest[..., None], cut, 0).sum(axis=-1)
 
 
 def _at(values, index):
-    """The value with a number of its own in each box."""
-    starts = np.arange(index.size).reshape(index.shape) * values.shape[-1]
-    return values.ravel()[starts + index]
+    """What has a number of its own in each box; `index` may have several for a box, along its first axis."""
+    rows, columns = np.ogrid[: values.shape[0], : values.shape[1]]
+    return values[rows, columns, index]
 
 
 def _count_below(pixels, limit):
@@ -289,9 +286,9 @@ def _count_below(pixels, limit):
     return low
 
 
-def _middle(pixels, first, last):
-    """Median of the sorted pixels between two bounds in each box; NaN where there are none."""
-    number = last - first
+def _middle(pixels, kept):
+    """Median of the sorted pixels from the first to before the second number in each box; NaN where there are none."""
+    first, number = kept[0], kept[1] - kept[0]
     low, high = (
         _at(pixels, np.clip(first + n // 2, 0, pixels.shape[-1] - 1)).astype(float) for n in (number - 1, number)
     )
