@@ -459,7 +459,8 @@ class _Spline:
             basis = [np.hstack(pair) for pair in zip(basis, powers, strict=True)]
             corner = np.zeros((values.shape[0], degree + 1))
             values = np.block([[values, corner], [np.zeros((degree + 1, values.shape[1])), coefficients]])
-        self._columns, self._rows = (basis[0] @ values).astype(np.float32), basis[1].T.astype(np.float32)
+        self._columns = (basis[0] @ values).astype(np.float32)
+        self._rows = basis[1].T.astype(np.float32, order="C")
 
     def rows(self, rows: slice) -> np.ndarray:
         """Its values in some rows of the image, float32."""
