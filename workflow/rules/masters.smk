@@ -5,7 +5,7 @@ rule detector:
         f"{RESULTS}/logs/detectors/{{camera}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/detectors/{{camera}}.tsv"
-    priority: 90
+    priority: 89  # after bias and dark: flats wait for those, and mostly not for this
     conda:
         "../../envs/calibrate.yaml"
     threads: 1
