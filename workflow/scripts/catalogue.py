@@ -5,7 +5,7 @@ from nightflow import catalogues, products, regions, steps
 
 def main(stack, output, options, sections, configuration):
     try:
-        image = products.StoredImage(stack)
+        image = products.StoredImage(stack).loaded()
         table = catalogues.make(image, options, sections)
         image.header["NFCONF"] = (configuration, "digest of the options behind this product")
         products.write_table(output["table"], table, image.header, "CATALOGUE")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Iterable, Mapping
 
@@ -81,7 +82,7 @@ def _find_segments(image: Image, fwhm: float, options: Mapping):
     data, noise = (np.where(bad, np.float32(0), plane) for plane in (image.data, image.uncertainty))
     sigma = max(fwhm, 1.5) / FWHM_OF_SIGMA
     smooth = gaussian_filter(data, sigma, truncate=3)
-    limit = options["threshold"] * _smoothed_noise(image, bad, smooth, sigma)
+    limit = noise * (options["threshold"] * _noise_left(smooth, noise, bad, sigma))
     labels = _segments(~bad & (smooth > limit), options["npixels"])
     if options["deblend"]:
         # in an image sharper than that in which faint sources are found
@@ -120,13 +121,13 @@ def _brightest_pixels(data: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray,
     return y, x, np.bincount(segment, light), area.astype(float)
 
 
-def _smoothed_noise(image: Image, bad: np.ndarray, smooth: np.ndarray, sigma: float) -> np.ndarray:
-    """Standard deviation of the smoothed stack: of independent pixels, scaled to what the fainter half shows."""
-    white = np.where(bad, np.inf, image.uncertainty) / (2 * np.sqrt(np.pi) * sigma)
+def _noise_left(smooth: np.ndarray, noise: np.ndarray, bad: np.ndarray, sigma: float) -> float:
+    """Noise of the smoothed stack over that of a pixel: of independent ones, scaled to what the fainter half shows."""
+    white = 1 / (2 * math.sqrt(math.pi) * sigma)
     sample = np.flatnonzero(~bad)[::7]
-    ratio = smooth.ravel()[sample] / white.ravel()[sample]
-    if not ratio.size:
+    if not sample.size:
         return white
+    ratio = smooth.ravel()[sample] / (white * noise.ravel()[sample])
     median = median_of_many(ratio)
     below = median - ratio[ratio < median]
     return white * max(1.0, float(1.4826 * median_of_many(below))) if below.size else white

@@ -410,6 +410,15 @@ class StoredImage:
     def uncertainty(self) -> np.ndarray:
         return self._plane("UNCERT")
 
+    def loaded(self) -> Image:
+        """The image in memory, in the machine's byte order, without its further extensions."""
+        return Image(
+            _native(self.data, np.float32),
+            _native(self.mask, np.uint16),
+            _native(self.uncertainty, np.float32),
+            self.header.copy(),
+        )
+
     def _plane(self, name: str) -> np.ndarray:
         with fits.open(self._path, memmap=False) as hdus:
             return _pixels(hdus[name])
