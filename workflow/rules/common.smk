@@ -886,7 +886,8 @@ def products_of_frames(night):
 def compile_library():
     """Leave byte code beside the library, where Python is told to write none as it imports (containers do so).
 
-    Each job would compile what it imports, which takes a quarter of its start. What was read of the sources is kept there too.
+    Each job would compile what it imports, which takes a quarter of its start. What was read of the sources is kept
+    there too.
     """
     compileall.compile_dir(Path(LIBRARY["__init__"]).parent, maxlevels=0, quiet=2)
     provenance.keep(SOURCES_READ)
