@@ -147,12 +147,13 @@ class _Hough:
         first_distance = np.float32(self.radius / self.step + 1)
         sums = np.empty((self.angles.size, self.distances.size))
         together = max(1, _AT_A_TIME // max(y.size, 1))
+        weights = np.tile(weight, together)
         for first in range(0, self.angles.size, together):
             rows = slice(first, first + together)
             index = (dx * cos[rows] + dy * sin[rows] + first_distance).astype(np.intp)
             index += np.arange(len(index))[:, None] * self.distances.size
-            weights, part = np.broadcast_to(weight, index.shape), sums[rows]
-            part[:] = np.bincount(index.ravel(), weights.ravel(), part.size).reshape(part.shape)
+            part = sums[rows]
+            part[:] = np.bincount(index.ravel(), weights[: index.size], part.size).reshape(part.shape)
         return sums
 
     def strongest(self, significance) -> Line | None:
