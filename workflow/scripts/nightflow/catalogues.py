@@ -26,7 +26,7 @@ def make(image: Image, options: Mapping, sections: Mapping) -> Columns:
 
     Parameters
     ----------
-    image : `~nightflow.products.Image` or `~nightflow.products.StoredImage`
+    image : `~nightflow.products.Image`
         Stack. Its header gets FWHM and ELLIPT of the stars, and the cards of the apertures.
     options : mapping
         Section ``catalogue`` of the configuration.

@@ -172,17 +172,18 @@ class LocalSky:
 
     def subtracted_from(self, data) -> np.ndarray:
         """`data` less the level, float32."""
-        above = np.empty(data.shape, np.float32)
-        for rows in _strips(data.shape):
-            np.subtract(data[rows], self._level.rows(rows), out=above[rows])
-        return above
+        return self._above_level(data)
 
     def significance(self, data) -> np.ndarray:
         """`data` less the level, in standard deviations, float32."""
+        return self._above_level(data, self._width)
+
+    def _above_level(self, data, unit: _Spline | None = None) -> np.ndarray:
         above = np.empty(data.shape, np.float32)
         for rows in _strips(data.shape):
             np.subtract(data[rows], self._level.rows(rows), out=above[rows])
-            above[rows] /= self._width.rows(rows)
+            if unit is not None:
+                above[rows] /= unit.rows(rows)
         return above
 
 
