@@ -38,13 +38,16 @@ onstart:
     compile_library()
     lift_rate_limit()
     packages.without_pandas()
+    preload_steps()
 
 
 onsuccess:
     gc.freeze()
+    STEPS.stop()
     print_summary()
 
 
 onerror:
     gc.freeze()
+    STEPS.stop()
     print_failures(log)

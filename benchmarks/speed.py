@@ -149,14 +149,19 @@ def stages(folder: Path) -> list[tuple]:
 
 
 def share_of_imports(folder: Path, raw: Path, cores: int) -> float:
-    """Share of the CPU time of a run that its processes spend on their start and imports."""
+    """Share of the CPU time of a run that its processes spend on their start and imports.
+
+    All is start that is not known to be work: the server of preloaded steps and the processes that wait for it, too.
+    """
     accounts = folder / "accounts.tsv"
     accounts.unlink(missing_ok=True)
     shutil.rmtree(folder / "results", ignore_errors=True)
     path = os.pathsep.join(filter(None, [str(HERE / "accounting"), os.environ.get("PYTHONPATH")]))
     arguments = "--config", f"raw_dir={raw}", "results_dir=results"
     cost = snakemake(folder, cores, *arguments, PYTHONPATH=path, NIGHTFLOW_ACCOUNTS=str(accounts))
-    return sum(float(line.split("\t")[1]) for line in accounts.read_text().splitlines()) / cost.cpu
+    processes = [line.split("\t") for line in accounts.read_text().splitlines()]
+    work = sum(float(total) - float(start) for name, start, total in processes if name != "forkserver.py")
+    return 1 - work / cost.cpu
 
 
 def compare(runs: dict, rounds: int) -> dict:

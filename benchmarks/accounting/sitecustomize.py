@@ -25,6 +25,12 @@ def _timed_import(*args, **kwargs):
         _total += time.process_time() - start
 
 
+def _begin_again():
+    """In a fork, whose CPU time is its own and whose imports are those that it did not find done."""
+    global _total
+    _total = time.process_time()
+
+
 def _account():
     program = os.path.basename(sys.argv[0] if sys.argv else "")
     with open(os.environ["NIGHTFLOW_ACCOUNTS"], "a", encoding="utf-8") as file:
@@ -34,3 +40,4 @@ def _account():
 if "NIGHTFLOW_ACCOUNTS" in os.environ:
     builtins.__import__ = _timed_import
     atexit.register(_account)
+    os.register_at_fork(after_in_child=_begin_again)

@@ -5,6 +5,7 @@ import sys
 import time
 from pathlib import Path
 
+from snakemake import benchmark
 from snakemake.common.configfile import load_configfile
 from snakemake.utils import update_config
 
@@ -14,17 +15,17 @@ MODULES = (
     "barycentre bayer calibration catalogues characterisation charts combination "
     "combine commands composites configuration cosmicrays crosscorrelation crossmatch "
     "deblending detector drizzling ensemble explain extinction failures fluxscales "
-    "forced frames fringes headercards headervalues instruments inventory joining "
-    "joint_astrometry kron labelling lacosmic lightcurve_plots lightcurves lights "
-    "lineage masters matching measurement medians motion neighbours noisecorrelation "
-    "nova online_catalogues packages page photometry photontransfer planning "
-    "plate_matching plate_search plates pointing previews processors products "
-    "programs prov provenance psf_photometry quality rawfiles reference "
-    "reference_catalogues regions registration rejection report resampling scamp "
-    "scenes sharedstars simulate simulate_detector simulate_effects simulate_headers "
-    "simulate_noise simulate_settings simulate_sky simulate_sources simulate_truth "
-    "sky skygrid skymatching solving sources stackengines stackheader stacking "
-    "standards steps swarp trails transfer tying verify wavelengths weakness "
+    "forced forkserver frames fringes handover headercards headervalues instruments "
+    "inventory joining joint_astrometry kron labelling lacosmic lightcurve_plots "
+    "lightcurves lights lineage masters matching measurement medians motion "
+    "neighbours noisecorrelation nova online_catalogues packages page photometry "
+    "photontransfer planning plate_matching plate_search plates pointing preloading "
+    "previews processors products programs prov provenance psf_photometry quality "
+    "rawfiles reference reference_catalogues regions registration rejection report "
+    "resampling scamp scenes sharedstars simulate simulate_detector simulate_effects "
+    "simulate_headers simulate_noise simulate_settings simulate_sky simulate_sources "
+    "simulate_truth sky skygrid skymatching solving sources stackengines stackheader "
+    "stacking standards steps swarp trails transfer tying verify wavelengths weakness "
     "zero_points "
 ).split()
 
@@ -55,6 +56,7 @@ from nightflow import (
     online_catalogues,
     packages,
     planning,
+    preloading,
     processors,
     provenance,
     steps,
@@ -120,6 +122,13 @@ PLANNING_ONLY = (
 
 
 STARTED = time.time()
+STEPS = preloading.Preloading()
+NEEDED_BY_STEPS = (
+    "snakemake.iocontainers",
+    "snakemake.logging",
+    "nightflow.products",
+    "nightflow.steps",
+)
 
 # The graph of a survey's jobs is millions of objects that all stay: to search them for dead circles again and again
 # takes a tenth of planning.
@@ -902,6 +911,15 @@ def lift_rate_limit():
     limit = workflow.scheduling_settings.max_jobs_per_timespan
     if limit and (limit.max_jobs, limit.timespan) == (100, 1):
         workflow.scheduler.job_rate_limiter = None
+
+
+def preload_steps():
+    """Start the server of preloaded steps for jobs that this run starts itself, with its own Python."""
+    if workflow.local_exec and not (
+        workflow.touch or workflow.deployment_settings.deployment_method
+    ):
+        STEPS.start(NEEDED_BY_STEPS)
+        benchmark.BenchmarkTimer = STEPS.counting(benchmark.BenchmarkTimer)
 
 
 def print_summary():
