@@ -6,6 +6,7 @@ import csv
 import os
 import warnings
 
+import comparison
 import numpy as np
 import pytest
 from astropy.io import fits
@@ -173,3 +174,20 @@ def test_other_ways_to_start_it(reduced, tmp_path, root, way):
         finally:
             reduced.checkout = checkout
         assert jobs["nightflow_calibrate"] == 3 and jobs["nightflow_stack"] == 1
+
+
+def test_forks_of_the_server_make_what_processes_of_their_own_make(fresh, root, tmp_path):
+    """Bit for bit, with as many processes; where a folder's name is too long for a socket there is no server."""
+    accounts, long = tmp_path / "accounts.tsv", tmp_path / ("a" * 100)
+    long.mkdir()
+    alone = fresh.copy(tmp_path / "alone")
+    servers = []
+    for workspace, variables in ((fresh, []), (alone, [f"TMPDIR={long}"])):
+        accounts.unlink(missing_ok=True)
+        accounting = [f"PYTHONPATH={root / 'benchmarks' / 'accounting'}", f"NIGHTFLOW_ACCOUNTS={accounts}"]
+        finished = workspace.snakemake(within=["env", *accounting, *variables])
+        assert finished.returncode == 0, finished.stderr
+        names = [line.split("\t")[0] for line in accounts.read_text().splitlines()]
+        servers.append(names.count("forkserver.py"))
+    assert servers == [1, 0] and not list(long.iterdir())
+    assert comparison.differences(fresh.results, alone.results) == []

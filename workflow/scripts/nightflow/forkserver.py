@@ -142,8 +142,11 @@ class Server:
         except OSError:  # too many processes, or no memory for one
             return False
         if not worker:
-            self._leave()
-            _work(job, needs, self._folder / f"{job.client}.usage")
+            try:
+                self._leave()
+                _work(job, needs, self._folder / f"{job.client}.usage")
+            finally:
+                os._exit(1)  # no fork goes on as a server
         self._jobs[worker] = job
         with contextlib.suppress(OSError):
             self._link(job).symlink_to(str(worker))
