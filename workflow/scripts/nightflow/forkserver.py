@@ -29,10 +29,7 @@ from typing import NoReturn
 
 from nightflow.handover import SEPARATOR, STREAMS
 from nightflow.packages import quick_photutils
-from nightflow.preloading import ONE_THREAD
 
-#: Variables that libraries read when they are imported: a job that has others runs in its own process.
-READ_AT_IMPORT = (*ONE_THREAD, "NPY_DISABLE_CPU_FEATURES")
 _LARGEST_REQUEST = 2**20  # bytes; a socket takes fewer
 _BYTES_OF_STATUS = 4
 
@@ -126,7 +123,7 @@ class Server:
         except (OSError, ValueError):
             connection.close()
             return
-        if not (_suits(job) and self._fork(job)):
+        if not self._fork(job):
             connection.close()
         for stream in job.streams:
             os.close(stream)
@@ -137,6 +134,8 @@ class Server:
             modules = needs.read_text(encoding="utf-8").split()
             needs.unlink()
             _import(modules)
+        if not _alone():
+            return False
         try:
             worker = os.fork()
         except OSError:  # too many processes, or no memory for one
@@ -163,10 +162,9 @@ class Server:
             os.close(end)
 
 
-def _suits(job: Job) -> bool:
-    """Whether a fork is like a new process: with libraries that were set up alike, and no thread that would be lost."""
-    alike = all(job.environment.get(name) == os.environ.get(name) for name in READ_AT_IMPORT)
-    return alike and len(os.listdir("/proc/self/task")) == 1
+def _alone() -> bool:
+    """Whether this process has one thread: others would be missing in a fork, with what they hold locked."""
+    return len(os.listdir("/proc/self/task")) == 1
 
 
 def _import(modules: Iterable[str]) -> None:

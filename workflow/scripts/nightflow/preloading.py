@@ -18,8 +18,8 @@ from pathlib import Path
 
 from nightflow import handover
 
-#: What Snakemake sets for a job with one thread.
-ONE_THREAD = {
+# The server has one thread, so that it can be forked; threads of a step are its own, not those of a library.
+_ONE_THREAD = {
     f"{library}_THREADS": "1"
     for library in ("OMP_NUM", "GOTO_NUM", "OPENBLAS_NUM", "MKL_NUM", "VECLIB_MAXIMUM", "NUMEXPR_NUM")
 }
@@ -90,7 +90,7 @@ def _started(folder: Path, modules: Iterable[str]) -> subprocess.Popen:
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, **ONE_THREAD},
+            env={**os.environ, **_ONE_THREAD},
             pass_fds=[listening.fileno()],
         )
 
