@@ -7,7 +7,7 @@ import csv
 import numpy as np
 import pytest
 
-from nightflow import products, quality
+from nightflow import ensemble, forced, photometry, products, quality
 from nights import Workspace
 from transits import fit
 
@@ -93,6 +93,39 @@ def test_the_ensemble_scatters_by_less_than_a_percent(curves):
     scatter = np.asarray(tables["STARS"]["scatter"])[np.asarray(tables["STARS"]["in_ensemble"])]
     print(f"{len(scatter)} stars: {1000 * np.median(scatter):.1f} mmag, at most {1000 * scatter.max():.1f}")
     assert len(scatter) >= 8 and scatter.max() <= 0.01 and np.median(scatter) < 0.008 and header["ENSRMS"] < 0.008
+
+
+def magnitudes(tables):
+    """Instrumental magnitudes of the stars on the frames and their errors, NaN where flagged, shape (s, 24)."""
+    stars, measured = tables["STARS"], tables["LIGHTCURVES"]
+    measured = measured[((np.asarray(measured["flags"]) & forced.SPOILT) == 0) & (measured["rate"] > 0)]
+    place = np.searchsorted(stars["id"], measured["id"]), np.asarray(measured["frame"])
+    magnitude, error = np.full((2, len(stars), 24), np.nan)
+    magnitude[place] = -2.5 * np.log10(measured["rate"])
+    error[place] = 2.5 / np.log(10) * np.asarray(measured["rate_err"]) / measured["rate"]
+    return magnitude, error
+
+
+def test_the_ensemble_stays_when_magnitudes_are_stirred(curves):
+    """Noise of 2 % of the stated errors: nearly the same stars, and curves that move by a fiftieth of their scatter."""
+    tables, header = curves
+    stars, (magnitude, error) = tables["STARS"], magnitudes(tables)
+    typical = ensemble.median(magnitude)
+    x, y = (np.asarray(stars[name], dtype=float) for name in ("x", "y"))
+    alone = photometry.isolated(x, y, np.nan_to_num(10 ** (-0.4 * typical)), 4 * header["LCAPRAD"], 0.05)
+    position = np.column_stack((x, y)) / 324.5 - 1
+    first, *stirred = (
+        ensemble.solve(magnitude + size * error * rng.normal(size=error.shape), error, position, typical, alone)
+        for size, rng in zip((0, 0.02, 0.02, 0.02, 0.02), map(np.random.default_rng, range(5)), strict=True)
+    )
+    alike = [(first.members & other.members).sum() / (first.members | other.members).sum() for other in stirred]
+    moved = [other.zero_points - first.zero_points for other in stirred]
+    moved = np.max([np.std(change - change.mean(axis=1, keepdims=True)) for change in moved])
+    scatter = np.median(stars["scatter"][first.members])
+    print(
+        f"{first.members.sum()} members, alike {min(alike):.2f}; moved {1000 * moved:.3f} of {1000 * scatter:.1f} mmag"
+    )
+    assert min(alike) > 0.9 and moved < 0.02 * scatter
 
 
 def test_the_transit_is_that_of_the_planet(curves, selection, shared_data):

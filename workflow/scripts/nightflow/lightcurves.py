@@ -372,14 +372,15 @@ class _Curves:
         times = barycentre.bjd_tdb(mjd, ra, dec, self.frames[0].row["site"])
         return np.broadcast_to(times, self.magnitude.shape)
 
+    def _robust(self) -> np.ndarray:
+        """Scatter of each star, shape (s,); NaN where too few measurements tell it."""
+        return np.sqrt(ensemble.robust_variance(np.where(self.good, self.magnitude, np.nan)))
+
     def describe(self, header: fits.Header, target: int | None, star: Mapping | None) -> None:
         """Cards of the product."""
         header["NENSEMB"] = (int(self.found.members.sum()), "stars of the ensemble")
-        scatter = [
-            np.sqrt(ensemble.robust_variance(self.magnitude[row, self.good[row]]))
-            for row in np.flatnonzero(self.found.members)
-        ]
-        header["ENSRMS"] = (float(np.median(scatter)), "[mag] median scatter of its stars")
+        scatter = float(np.nanmedian(self._robust()[self.found.members]))
+        header["ENSRMS"] = (scatter, "[mag] median scatter of its stars")
         header["ZPMODEL"] = (self.found.model, "zero point over the field of a frame")
         header["LCAPRAD"] = (float(self.seen.radii[self.aperture]), "[pix] radius of the aperture")
         header["ERRSCALE"] = (self.scale, "factor on the photon errors")
@@ -405,7 +406,7 @@ class _Curves:
             table[name] = self.catalogue[name]
         table["mag"], table["mag_err"] = self.mean, self.mean_error
         rows = list(zip(self.magnitude, self.error, self.good, self.mean, strict=True))
-        table["scatter"] = [np.sqrt(ensemble.robust_variance(m[g])) if g.sum() > 2 else np.nan for m, _, g, _ in rows]
+        table["scatter"] = self._robust()
         table["error"] = [np.sqrt(np.mean(e[g] ** 2)) if g.any() else np.nan for _, e, g, _ in rows]
         chi2 = [
             ((m[g] - mean) ** 2 / e[g] ** 2).sum() / (g.sum() - 1) if g.sum() > 1 else np.nan for m, e, g, mean in rows
