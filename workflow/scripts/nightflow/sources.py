@@ -69,7 +69,7 @@ def source_mask(data, mask=None, options: Mapping | None = None):
     options = {**MASK_DEFAULTS, **(options or {})}
     ny, nx = np.shape(data)
     usable = np.isfinite(data) if mask is None else np.isfinite(data) & (np.asarray(mask) == 0)
-    found = np.zeros((ny, nx), dtype=bool)
+    found, change = np.zeros((ny, nx), dtype=bool), 0
     if not usable.any():
         return found
     pixels = np.where(usable, data, np.float32(0)).astype(np.float32, copy=False)
@@ -78,7 +78,9 @@ def source_mask(data, mask=None, options: Mapping | None = None):
         if not around.widths.max() > 0:
             return np.zeros((ny, nx), dtype=bool)
         previous, found = found, _detect(around.significance(pixels), usable, options)
-        if np.count_nonzero(previous ^ found) <= 1e-3 * np.count_nonzero(found):
+        earlier, change = change, np.count_nonzero(previous ^ found)
+        # a round changes the same share of what the one before it did: whether the next would change a thousandth
+        if change**2 <= 1e-3 * np.count_nonzero(found) * max(earlier, change):
             break
     return dilate(found, float(options["dilation"]) / 2) & usable
 
