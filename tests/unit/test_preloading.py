@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import resource
+import select
 import signal
 import subprocess
 import sys
@@ -51,8 +54,11 @@ def script(folder: Path, text: str, name: str = "step") -> Path:
     return path
 
 
+PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+
+
 def begun(path: Path, **options) -> subprocess.Popen:
-    options = {"cwd": path.parents[2], "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
+    options = {"cwd": path.parents[2], **PIPES, "text": True, **options}
     return subprocess.Popen([sys.executable, str(path)], **options)
 
 
@@ -67,6 +73,11 @@ def until(condition, seconds: float = 20) -> None:
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.02)
+
+
+def ignores(pid: int, number: signal.Signals) -> bool:
+    ignored = int(re.search(r"SigIgn:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())[1], 16)
+    return bool(ignored >> (number - 1) & 1)
 
 
 def alive(pid: int) -> bool:
@@ -96,6 +107,9 @@ ENDS = {
     "print(json.dumps({k: v for k, v in os.environ.items() if k != 'PYTHONPATH'}, sort_keys=True))",
     "signals": "import signal; print([signal.getsignal(n) for n in (2, 15, 17, 13, 29)], signal.set_wakeup_fd(-1))",
     "descriptors": "import os; print(sorted(os.listdir('/proc/self/fd'))[:3])",
+    "no output": "import sys; sys.stdout = None",
+    "a thread that goes on": "import threading, time\ndef late(): time.sleep(0.1); print('late')\n"
+    "threading.Thread(target=late).start()",
     "starts programs": "import subprocess, sys; print(subprocess.run([sys.executable, '-c', 'print(6)']).returncode)",
     "threads": "from concurrent.futures import ThreadPoolExecutor as P\nwith P(3) as p: print([*p.map(abs, [-1, -2])])",
 }
@@ -107,6 +121,17 @@ def test_a_step_ends_in_a_fork_as_in_a_process_of_its_own(server, tmp_path, text
     forked = done(path)
     monkeypatch.setenv("PYTHONPATH", os.environ["PYTHONPATH"].partition(os.pathsep)[2])
     assert forked == done(path)
+
+
+def test_what_a_step_prints_is_seen_at_once_on_a_terminal(server, tmp_path):
+    ours, terminal = os.openpty()
+    process = begun(script(tmp_path, "import time; print('begun'); time.sleep(600)"), stdout=terminal)
+    seen = select.select([ours], [], [], 5)[0] and os.read(ours, 99)
+    process.kill()
+    process.communicate()
+    assert seen == b"begun\r\n"
+    for end in (ours, terminal):
+        os.close(end)
 
 
 def test_a_step_runs_in_a_fork(server, tmp_path):
@@ -136,6 +161,26 @@ def test_a_server_that_came_to_have_threads_is_not_forked(server, tmp_path):
     (tmp_path / "modules" / "busy.py").write_text(module)
     outputs = [done(script(tmp_path, f"import busy; {IN_FORK}"))[1] for _ in range(3)]
     assert outputs == ["True\n", "False\n", "False\n"]
+
+
+@pytest.mark.parametrize(
+    "start", ["exec {} <&-", "exec {} >&2 2>&-", "exec env =unnamed {}", "mkdir gone; cd gone; rmdir ../gone; exec {}"]
+)
+def test_a_process_that_no_fork_can_be_like_runs_by_itself(server, tmp_path, start):
+    command = f"{sys.executable} {script(tmp_path, IN_FORK)}"
+    started = ["bash", "-c", start.format(command)]
+    ended = subprocess.run(started, capture_output=True, text=True, cwd=tmp_path)
+    assert (ended.returncode, ended.stdout + ended.stderr) == (0, "False\n")
+
+
+def test_a_server_with_few_descriptors(server, tmp_path):
+    """Each job that waits takes one, and three more as it comes; who gets none runs by itself."""
+    assert done(script(tmp_path, IN_FORK))[1] == "True\n"
+    open_now = len(os.listdir(f"/proc/{server._server.pid}/fd"))
+    resource.prlimit(server._server.pid, resource.RLIMIT_NOFILE, (open_now + 5,) * 2)
+    paths = [script(tmp_path, f"import time; time.sleep(0.3); print({n})") for n in range(8)]
+    processes = [begun(path) for path in paths]
+    assert [(*p.communicate(timeout=30), p.returncode) for p in processes] == [(f"{n}\n", "", 0) for n in range(8)]
 
 
 def test_an_environment_too_large_for_a_socket_is_no_obstacle(server, tmp_path, monkeypatch):
@@ -187,16 +232,22 @@ def test_a_step_is_done_though_the_server_is_killed(server, tmp_path):
     assert done(script(tmp_path, IN_FORK))[1] == "False\n"
 
 
-def test_the_server_ends_with_the_run_and_takes_its_folder_along(path, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGINT])
+def test_the_server_ends_with_the_run_and_takes_its_folder_along(path, number):
+    """However the run ends; to all of its processes goes what comes from a terminal or a job system."""
     text = (
         "import tempfile, time; from nightflow.preloading import Preloading; tempfile.tempdir = {!r};"
         "p = Preloading(); p.start([]); print(p._server.pid, flush=True); time.sleep(600)"
     )
     with tempfile.TemporaryDirectory(prefix="nf-") as short:
-        with subprocess.Popen([sys.executable, "-c", text.format(short)], stdout=subprocess.PIPE, text=True) as run:
+        command = [sys.executable, "-c", text.format(short)]
+        with subprocess.Popen(command, **PIPES, text=True, start_new_session=True) as run:
             pid = int(run.stdout.readline())
-            assert alive(pid)
-            run.kill()
+            try:
+                until(lambda: number == signal.SIGKILL or ignores(pid, number), 5)
+                os.kill(run.pid, number) if number == signal.SIGKILL else os.killpg(run.pid, number)
+            finally:
+                run.kill()
         until(lambda: not alive(pid))
         assert not os.listdir(short)
 
@@ -210,6 +261,30 @@ def test_a_job_at_work_outlives_a_killed_run_and_its_server_waits_for_it(server,
     until(lambda: server._server.poll() is not None)
 
 
+@pytest.mark.parametrize("group", [False, True], ids=["the process", "all"])
+def test_an_interrupt_reaches_a_job_that_has_not_begun(server, tmp_path, group):
+    """While the server is busy."""
+    os.kill(server._server.pid, signal.SIGSTOP)
+    process = begun(script(tmp_path, "print('begun')"), start_new_session=True)
+    until(lambda: any("socket:" in os.readlink(end) for end in Path(f"/proc/{process.pid}/fd").iterdir()))
+    (os.killpg if group else os.kill)(process.pid, signal.SIGINT)
+    time.sleep(0.1)
+    os.kill(server._server.pid, signal.SIGCONT)
+    assert process.communicate(timeout=30)[0] == "" and process.returncode == -signal.SIGINT
+    assert done(script(tmp_path, IN_FORK))[1] == "True\n"
+
+
+def test_interrupts_are_ignored_where_the_run_ignores_them(path, tmp_path):
+    """As in the background of a shell's script."""
+    job = script(tmp_path, "import os, signal; os.kill(os.getpid(), signal.SIGINT); " + IN_FORK)
+    run = (
+        "import subprocess, sys; from nightflow.preloading import Preloading;"
+        f"p = Preloading(); p.start([]); subprocess.run([sys.executable, {str(job)!r}]); p.stop()"
+    )
+    command = ["bash", "-c", 'trap "" INT; exec "$@"', "bash", sys.executable, "-c", run]
+    assert subprocess.run(command, capture_output=True, text=True).stdout == "True\n"
+
+
 def test_nobody_else_has_access(server):
     folder = Path(os.environ["PYTHONPATH"].split(os.pathsep)[0])
     assert folder.stat().st_mode & 0o077 == 0
@@ -218,24 +293,39 @@ def test_nobody_else_has_access(server):
 def test_without_a_place_for_its_socket_there_is_no_server(path, monkeypatch, tmp_path):
     long = tmp_path / ("a" * 100)
     long.mkdir()
-    for place in (long, tmp_path / "absent"):
+    divided = tmp_path / "a:b"  # as the path on which Python looks for modules is
+    divided.mkdir()
+    for place in (long, tmp_path / "absent", divided):
         monkeypatch.setattr(tempfile, "tempdir", str(place))
         before = os.environ["PYTHONPATH"]
         steps = preloading.Preloading()
         steps.start([])
         assert steps._server is None and os.environ["PYTHONPATH"] == before
         steps.stop()
-    assert not list(long.iterdir())
+    assert not list(long.iterdir()) and not list(divided.iterdir())
 
 
 def test_a_sitecustomize_of_the_user_is_run(server, tmp_path, monkeypatch):
     """In processes of their own; in forks it would have to be before the server's start."""
     (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "sitecustomize.py").write_text("import builtins; builtins.of_the_user = 6")
+    (tmp_path / "site" / "sitecustomize.py").write_text(
+        "import builtins, sys; builtins.of_the_user = __file__, sys.modules['sitecustomize'].__file__"
+    )
     first, *rest = os.environ["PYTHONPATH"].split(os.pathsep)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([first, str(tmp_path / "site"), *rest]))
     command = [sys.executable, "-c", "import sys; print(of_the_user, 'nightflow-' in ''.join(sys.path))"]
-    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "6 False\n"
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert output == f"{(str(tmp_path / 'site' / 'sitecustomize.py'),) * 2} False\n"
+
+
+def test_the_path_is_again_what_it_was(path, monkeypatch):
+    """Empty entries are the folder in which Python is started."""
+    monkeypatch.setenv("PYTHONPATH", before := os.environ["PYTHONPATH"] + "::lib:")
+    steps = preloading.Preloading()
+    steps.start([])
+    assert os.environ["PYTHONPATH"].partition(os.pathsep)[2] == before
+    steps.stop()
+    assert os.environ["PYTHONPATH"] == before
 
 
 @pytest.fixture

@@ -21,15 +21,18 @@ import shutil
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import NoReturn
 
-from nightflow.handover import SEPARATOR, STREAMS
+from nightflow.handover import BEGUN, SEPARATOR, STREAMS
 from nightflow.packages import quick_photutils
 
+#: Where they go to all processes of a run, they are meant for the run and its jobs: the server ends with the run.
+_SIGNALS_FOR_JOBS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _LARGEST_REQUEST = 2**20  # bytes; a socket takes fewer
 _BYTES_OF_STATUS = 4
 
@@ -83,12 +86,12 @@ class Server:
     def __init__(self, listening: socket.socket, run: int, folder: Path):
         self._listening, self._run, self._folder = listening, run, folder
         self._jobs: dict[int, Job] = {}  # by the process id of the worker
+        self._handlers = {number: signal.signal(number, signal.SIG_IGN) for number in _SIGNALS_FOR_JOBS}
         self._woken, self._wake = os.pipe()
         for end in (self._woken, self._wake):
             os.set_blocking(end, False)
 
     def serve(self) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # from the keyboard it is meant for the run and its jobs
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
         while True:
@@ -143,6 +146,7 @@ class Server:
         if not worker:
             try:
                 self._leave()
+                _become(job)
                 _work(job, needs, self._folder / f"{job.client}.usage")
             finally:
                 os._exit(1)  # no fork goes on as a server
@@ -155,7 +159,8 @@ class Server:
         """What a fork does not share with the server."""
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
         for other in (self._listening, *(job.connection for job in self._jobs.values())):
             other.close()
         for end in (self._woken, self._wake):
@@ -176,16 +181,26 @@ def _import(modules: Iterable[str]) -> None:
     gc.freeze()  # no search for garbage writes to memory that the forks share
 
 
+def _become(job: Job) -> None:
+    """Take on the streams, the folder and the environment of the client; where that fails, it runs the script."""
+    try:
+        for number, stream in zip(STREAMS, job.streams, strict=True):
+            os.dup2(stream, number)
+            os.close(stream)
+        sys.stdout.reconfigure(line_buffering=os.isatty(STREAMS[1]))
+        Path("/proc/self/comm").write_text(job.step[:15], encoding="utf-8")  # its name in lists of processes
+        os.chdir(job.folder)
+        os.environ.clear()
+        os.environ.update(job.environment)
+    except (OSError, ValueError):
+        job.connection.shutdown(socket.SHUT_RDWR)
+        raise
+    job.connection.send(BEGUN)
+    _end_with_client(job.connection)
+
+
 def _work(job: Job, needs: Path, usage: Path) -> NoReturn:
     """Do what the client would have done, as a process of its own, and end."""
-    for number, stream in zip(STREAMS, job.streams, strict=True):
-        os.dup2(stream, number)
-        os.close(stream)
-    _end_with_client(job.connection)
-    Path("/proc/self/comm").write_text(job.step[:15], encoding="utf-8")  # its name in lists of processes
-    os.chdir(job.folder)
-    os.environ.clear()
-    os.environ.update(job.environment)
     known = set(sys.modules)
     status = _outcome(job.script)
     if new := [name for name in sys.modules if name not in known]:
@@ -217,8 +232,9 @@ def _outcome(script: str) -> int:
         trace = _from_script(error.__traceback__, script)
         sys.excepthook(type(error), error.with_traceback(trace), trace)
         status = -signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
+    threading._shutdown()
     atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
+    for stream in filter(None, (sys.stdout, sys.stderr)):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
     return status
@@ -254,9 +270,10 @@ def _write(path: Path, text: str) -> None:
 
 
 def main(folder: str, listening: str, *modules: str) -> None:
-    _import(modules)
     with socket.socket(fileno=int(listening)) as jobs:
-        Server(jobs, sys.stdin.fileno(), Path(folder)).serve()
+        server = Server(jobs, sys.stdin.fileno(), Path(folder))
+        _import(modules)
+        server.serve()
 
 
 if __name__ == "__main__":

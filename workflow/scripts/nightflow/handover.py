@@ -12,6 +12,7 @@ FOLDER = os.path.dirname(os.path.abspath(__file__))
 SOCKET = "socket"
 SEPARATOR = "\0"  # in no path and no variable
 STREAMS = (0, 1, 2)
+BEGUN = b"begun"
 
 
 def script_of_snakemake():
@@ -26,21 +27,32 @@ def hand_over(script):
     import _signal
     import _socket
 
-    environment = [f"{name}={value}" for name, value in os.environ.items()]
-    request = os.fsencode(SEPARATOR.join([f"{os.getppid()}-{os.getpid()}", script, os.getcwd(), *environment]))
-    streams = b"".join(number.to_bytes(4, sys.byteorder) for number in STREAMS)
+    interrupt, status = _signal.getsignal(_signal.SIGINT), b""
+    if interrupt == _signal.default_int_handler:
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # it ends this process, and the job does not begin
     connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
-    interrupt = _signal.signal(_signal.SIGINT, _signal.SIG_IGN)  # from the keyboard it reaches the worker, too
     try:
-        connection.connect(os.path.join(FOLDER, SOCKET))
-        connection.sendmsg([request], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, streams)])
-        status = connection.recv(4)
+        ask(connection, script, _socket)
+        if connection.recv(len(BEGUN)):
+            _signal.signal(_signal.SIGINT, _signal.SIG_IGN)  # from the keyboard it reaches the worker, too
+            status = connection.recv(4)
     except OSError:
-        status = b""
+        pass
     if status:
         end_as(int.from_bytes(status, sys.byteorder, signed=True), _signal)
     connection.close()
     _signal.signal(_signal.SIGINT, interrupt)
+
+
+def ask(connection, script, sockets):
+    """Send the server what a process needs to run `script` as this one would."""
+    if connection.fileno() in STREAMS:
+        raise OSError("a stream is closed")
+    environment = [f"{name}={value}" for name, value in os.environ.items()]
+    request = os.fsencode(SEPARATOR.join([f"{os.getppid()}-{os.getpid()}", script, os.getcwd(), *environment]))
+    streams = b"".join(number.to_bytes(4, sys.byteorder) for number in STREAMS)
+    connection.connect(os.path.join(FOLDER, SOCKET))
+    connection.sendmsg([request], [(sockets.SOL_SOCKET, sockets.SCM_RIGHTS, streams)])
 
 
 def end_as(status, signals):
@@ -61,8 +73,11 @@ def leave_path():
 
 def run_hidden():
     """Run the ``sitecustomize`` that this one hides, if there is one."""
-    spec = sys.meta_path[-1].find_spec("sitecustomize", sys.path)
-    if spec and spec.loader:
+    from _frozen_importlib import module_from_spec
+
+    found = (finder.find_spec("sitecustomize", None) for finder in sys.meta_path)
+    if (spec := next(filter(None, found), None)) and spec.loader:
+        sys.modules["sitecustomize"] = module_from_spec(spec)
         spec.loader.exec_module(sys.modules["sitecustomize"])
 
 

@@ -40,16 +40,18 @@ class Preloading:
         if sys.platform != "linux":
             return
         with contextlib.suppress(OSError):
-            self._folder = Path(tempfile.mkdtemp(prefix="nightflow-"))
-            self._server = _started(self._folder, modules)
-            os.environ["PYTHONPATH"] = os.pathsep.join([str(self._folder), *_path_without(self._folder)])
-            return
+            self._folder = Path(tempfile.mkdtemp(prefix="nightflow-")).resolve()
+            if os.pathsep not in str(self._folder):
+                self._server = _started(self._folder, modules)
+                os.environ["PYTHONPATH"] = os.pathsep.join([str(self._folder), *filter(None, [_path()])])
+                return
         self.stop()
 
     def stop(self) -> None:
         """End the server, and leave nothing of it."""
         if self._folder:
-            os.environ["PYTHONPATH"] = os.pathsep.join(_path_without(self._folder))
+            folders = _path().split(os.pathsep)
+            os.environ["PYTHONPATH"] = os.pathsep.join(folder for folder in folders if folder != str(self._folder))
             if self._server:
                 self._server.communicate()
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -75,8 +77,8 @@ class Preloading:
         return Timer
 
 
-def _path_without(folder: Path) -> list[str]:
-    return [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry not in ("", str(folder))]
+def _path() -> str:
+    return os.environ.get("PYTHONPATH", "")
 
 
 def _started(folder: Path, modules: Iterable[str]) -> subprocess.Popen:
