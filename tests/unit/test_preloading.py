@@ -305,6 +305,18 @@ def test_without_a_place_for_its_socket_there_is_no_server(path, monkeypatch, tm
     assert not list(long.iterdir()) and not list(divided.iterdir())
 
 
+def test_an_interrupted_start_leaves_nothing(path, monkeypatch, tmp_path):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    (place := tmp_path / "place").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
+    monkeypatch.setattr(preloading, "_started", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        preloading.Preloading().start([])
+    assert not list(place.iterdir())
+
+
 def test_a_sitecustomize_of_the_user_is_run(server, tmp_path, monkeypatch):
     """In processes of their own; in forks it would have to be before the server's start."""
     (tmp_path / "site").mkdir()

@@ -39,13 +39,16 @@ class Preloading:
         """
         if sys.platform != "linux":
             return
-        with contextlib.suppress(OSError):
+        try:
             self._folder = Path(tempfile.mkdtemp(prefix="nightflow-")).resolve()
             if os.pathsep not in str(self._folder):
                 self._server = _started(self._folder, modules)
                 os.environ["PYTHONPATH"] = os.pathsep.join([str(self._folder), *filter(None, [_path()])])
-                return
-        self.stop()
+        except OSError:
+            pass
+        finally:
+            if not self._server:
+                self.stop()
 
     def stop(self) -> None:
         """End the server, and leave nothing of it."""
