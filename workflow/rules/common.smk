@@ -914,12 +914,17 @@ def lift_rate_limit():
 
 
 def preload_steps():
-    """Start the server of preloaded steps for jobs that this run starts itself, with its own Python."""
-    if workflow.local_exec and not (
-        workflow.touch or workflow.deployment_settings.deployment_method
-    ):
+    """Start the server of preloaded steps for jobs that this run starts itself, with its own Python.
+
+    Its workers are to be in the benchmark files: a Snakemake that measures in another way does without the server.
+    """
+    timer = getattr(benchmark, "BenchmarkTimer", None)
+    elsewhere = (
+        workflow.deployment_settings.deployment_method or not workflow.local_exec
+    )
+    if timer and not (elsewhere or workflow.touch):
         STEPS.start(NEEDED_BY_STEPS)
-        benchmark.BenchmarkTimer = STEPS.counting(benchmark.BenchmarkTimer)
+        benchmark.BenchmarkTimer = STEPS.counting(timer)
 
 
 def print_summary():

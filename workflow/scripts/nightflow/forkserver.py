@@ -132,10 +132,9 @@ class Server:
             os.close(stream)
 
     def _fork(self, job: Job) -> bool:
+        """Whether the job has a worker now."""
         needs = self._folder / f"{job.step}.modules"
-        with contextlib.suppress(OSError):  # no job had to import anything since
-            modules = needs.read_text(encoding="utf-8").split()
-            needs.unlink()
+        if modules := _taken(needs):
             _import(modules)
         if not _alone():
             return False
@@ -170,6 +169,16 @@ class Server:
 def _alone() -> bool:
     """Whether this process has one thread: others would be missing in a fork, with what they hold locked."""
     return len(os.listdir("/proc/self/task")) == 1
+
+
+def _taken(needs: Path) -> list[str]:
+    """Modules that a job of this script had to import since they were last taken."""
+    try:
+        modules = needs.read_text(encoding="utf-8").split()
+        needs.unlink()
+    except OSError:
+        return []
+    return modules
 
 
 def _import(modules: Iterable[str]) -> None:
