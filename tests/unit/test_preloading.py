@@ -126,7 +126,9 @@ def test_a_step_ends_in_a_fork_as_in_a_process_of_its_own(server, tmp_path, text
 def test_what_a_step_prints_is_seen_at_once_on_a_terminal(server, tmp_path):
     ours, terminal = os.openpty()
     process = begun(script(tmp_path, "import time; print('begun'); time.sleep(600)"), stdout=terminal)
-    seen = select.select([ours], [], [], 5)[0] and os.read(ours, 99)
+    seen = b""
+    while not seen.endswith(b"\n") and select.select([ours], [], [], 20)[0]:
+        seen += os.read(ours, 99)
     process.kill()
     process.communicate()
     assert seen == b"begun\r\n"
