@@ -23,6 +23,16 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the server is s
 IN_FORK = "from pathlib import Path; print(Path('/proc/self/cmdline').read_text().split(chr(0))[1] == '-P')"
 
 
+@pytest.fixture(autouse=True)
+def signals_of_a_terminal():
+    """What these tests start heeds these signals, also where the tests run in the background of a script."""
+    heeded = {signal.SIGINT: signal.default_int_handler, signal.SIGQUIT: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in heeded.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.fixture
 def path(root, monkeypatch, tmp_path):
     """The library first, as in a run, and a folder of modules; no server of a run that this test may be part of."""
